@@ -1,0 +1,133 @@
+"""`deployex check`: recover what was interrupted, compare with the manifest, do what is due.
+
+A timer calls this every few seconds for years, and nearly always nothing is due: what only a
+deployment needs is imported when there is one.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any, NamedTuple
+
+from deployex_cli.commands.context import Say, all_apps, prepare_folders, who
+from deployex_cli.config import AppConfig, Config
+from deployex_cli.core.manifest import Manifest, parse_manifest
+from deployex_cli.core.plan import Facts, Plan, Policy, Step, plan
+from deployex_cli.core.recovery import Recovery, recover
+from deployex_cli.core.state import State
+from deployex_cli.errors import DeployexError, ManifestError, StoreUnreachable, UnsafeFolder
+from deployex_cli.layout.lock import AppLock
+from deployex_cli.layout.releases import read_disk
+from deployex_cli.layout.state_file import load_state
+from deployex_cli.result import Failure, Result, failure_of
+from deployex_cli.storage.store import ReleaseStore, open_store
+from deployex_cli.supervise.record import process_facts, read_record
+
+
+class Options(NamedTuple):
+    """How to check; `chatty`: say also that nothing is due."""
+
+    app: str | None = None
+    dry_run: bool = False
+    force: bool = False
+    chatty: bool = False
+
+
+def check(config: Config, options: Options, say: Say) -> Result:
+    """Checks all apps that are meant; one that fails does not keep the others from their turn."""
+    outcomes: list[dict[str, Any]] = []
+    failures: list[Failure] = []
+    for app in all_apps(config, options.app):
+        try:
+            outcomes.append(_check_app(config, app, options, say))
+        except DeployexError as error:
+            failures.append(failure_of(error))
+            outcomes.append({"app": app.name, "outcome": "failed", "reason": error.message})
+    return Result("check", {"apps": outcomes}, failures=tuple(failures))
+
+
+def _check_app(config: Config, app: AppConfig, options: Options, say: Say) -> dict[str, Any]:
+    store = open_store(app)
+    if options.dry_run:
+        return _dry_run(app, store, options, say)
+    prepare_folders(app)
+    with AppLock(app.paths.lock, app.name, "deployex check") as lock:
+        state, facts = _look(app, say)
+        recovery = recover(state, facts)
+        if recovery.steps:
+            state, facts = _recover(config, app, lock, store, recovery, say)
+        manifest, trouble = _manifest(store)
+        if trouble is not None and facts.disk.current is None:
+            raise trouble
+        due = plan(state, manifest, facts, _policy(app, options), time.time(), who())
+        if due.steps:
+            engine = _engine(config, app, lock, store, say)
+            engine.run(due.steps, due.deployment)
+        if trouble is not None:
+            raise trouble  # what needs no network is done by now
+    if not due.steps and (options.chatty or due.notable):
+        say(f"{app.name}: {due.reason}")
+    return _outcome(app, due, recovery, "done" if due.steps or recovery.steps else "nothing_to_do")
+
+
+def _dry_run(app: AppConfig, store: ReleaseStore, options: Options, say: Say) -> dict[str, Any]:
+    """The plan and the reason for each step; nothing is changed."""
+    state, facts = _look(app, say)
+    recovery = recover(state, facts)
+    if recovery.steps:
+        say(f"{app.name}: would recover: {recovery.reason or recovery.steps[0].why}")
+        _say_steps(recovery.steps, say)
+    manifest, trouble = _manifest(store)
+    if trouble is not None:
+        raise trouble
+    due = plan(state, manifest, facts, _policy(app, options), time.time(), who())
+    say(f"{app.name}: {'would ' if due.deployment else ''}{due.reason}")
+    _say_steps(due.steps, say)
+    return _outcome(app, due, recovery, "dry_run")
+
+
+def _say_steps(steps: tuple[Step, ...], say: Say) -> None:
+    for number, step in enumerate(steps, 1):
+        say(f"  {number}. {step.name.value}: {step.why}")
+
+
+def _look(app: AppConfig, say: Say) -> tuple[State, Facts]:
+    disk = read_disk(app.paths)
+    loaded = load_state(app, disk, time.time())
+    if loaded.warning:
+        say(loaded.warning)
+    return loaded.state, Facts(disk, process_facts(read_record(app.paths.record)))
+
+
+def _manifest(store: ReleaseStore) -> tuple[Manifest | None, DeployexError | None]:
+    try:
+        raw = store.read_manifest()
+        return parse_manifest(raw, store.manifest_address()) if raw is not None else None, None
+    except (StoreUnreachable, ManifestError, UnsafeFolder) as error:
+        return None, error
+
+
+def _policy(app: AppConfig, options: Options) -> Policy:
+    return Policy(app.min_healthy_time, options.force)
+
+
+def _recover(
+    config: Config, app: AppConfig, lock: AppLock, store: ReleaseStore, recovery: Recovery, say: Say
+) -> tuple[State, Facts]:
+    engine = _engine(config, app, lock, store, say)
+    engine.recover(recovery)
+    return engine.state, engine.facts()
+
+
+def _engine(config: Config, app: AppConfig, lock: AppLock, store: ReleaseStore, say: Say) -> Any:
+    from deployex_cli.engine import Engine
+    from deployex_cli.supervise.handle import AppProcess
+
+    return Engine(app, lock, AppProcess(app, config.file), say, who(), store)
+
+
+def _outcome(app: AppConfig, due: Plan, recovery: Recovery, outcome: str) -> dict[str, Any]:
+    steps = [
+        {"step": step.name.value, "reason": step.why} for step in (*recovery.steps, *due.steps)
+    ]
+    return {"app": app.name, "outcome": outcome, "reason": due.reason, "steps": steps}

@@ -1,0 +1,42 @@
+"""`deployex rollback [V]`: back to the version before, or to any on disk or in the store.
+
+The version that is left is ghosted, so that the next check does not bring it back. A rollback runs
+no pre_commands.
+"""
+
+from __future__ import annotations
+
+import time
+
+from deployex_cli.commands.context import Say, locked_engine
+from deployex_cli.commands.steps import check_version
+from deployex_cli.config import AppConfig, Config
+from deployex_cli.core import plan
+from deployex_cli.core.recovery import recover
+from deployex_cli.errors import DeployexError, NotFound, Refused
+from deployex_cli.result import Result
+
+
+def rollback(config: Config, app: AppConfig, version: str | None, say: Say) -> Result:
+    """Goes back. Raises NotFound, Refused, and what a deployment raises."""
+    if version is not None:
+        check_version(version)
+    with locked_engine(config, app, "deployex rollback", say) as engine:
+        recovery = recover(engine.state, engine.facts())
+        if recovery.steps:
+            engine.recover(recovery)
+        try:
+            due = plan.rollback(engine.state, engine.facts(), version, time.time(), engine.by)
+        except (NotFound, Refused) as error:
+            raise type(error)(f"{app.name}: {error.message}") from None
+        if due.deployment is not None:
+            if engine.state.wanted == "stopped":
+                engine.save(engine.state._replace(wanted="running"))
+            engine.run(due.steps, due.deployment)
+        disk = engine.facts().disk
+        current = disk.find(disk.current)
+    if current is None:
+        raise DeployexError(f"{app.name}: nothing is current after the rollback")
+    line = due.reason if due.deployment is None else f"{current.version} is current again, on trial"
+    data = {"app": app.name, "version": current.version, "message": line}
+    return Result("rollback", data, (f"{app.name}: {line}",))

@@ -1,0 +1,150 @@
+"""`unpack V`, `move`, `start`, `stop`, `restart`: the steps of a full deployment, each alone.
+
+All can be done again with no harm. `stop` is remembered: no check starts an app that a person
+stopped.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from deployex_cli.commands.context import Say, locked_engine
+from deployex_cli.config import AppConfig, Config
+from deployex_cli.core.lifecycle import ENDED, Event, find_ghost, on_trial, succeed
+from deployex_cli.core.manifest import parse_manifest
+from deployex_cli.core.names import version_problem
+from deployex_cli.core.plan import Step, as_release, begin
+from deployex_cli.core.state import Phase, Release, StepName
+from deployex_cli.errors import ConfigError, DeployexError, NotFound, Refused
+from deployex_cli.layout import releases
+from deployex_cli.result import Result
+from deployex_cli.storage.store import open_store
+
+if TYPE_CHECKING:
+    from deployex_cli.engine import Engine
+
+
+def unpack(config: Config, app: AppConfig, version: str, say: Say) -> Result:
+    """Fetches, verifies and unpacks a version, and points `new` to it."""
+    check_version(version)
+    with locked_engine(config, app, "deployex unpack", say) as engine:
+        disk = engine.facts().disk
+        target = _published(app, version)
+        ghost = find_ghost(engine.state, version, target.digest)
+        if ghost is not None:
+            raise Refused(f"{app.name}: {version} is ghosted: {ghost.reason}")
+        current = disk.find(disk.current)
+        if current is not None and _is(current.version, current.digest, target):
+            return _result("unpack", app, f"{version} is current already", version)
+        release = engine.obtain(target)
+        releases.point(app.paths, "new", release.folder)
+    return _result("unpack", app, f"new is {version} ({release.folder})", version)
+
+
+def move(config: Config, app: AppConfig, say: Say) -> Result:
+    """`previous` becomes what `current` was, `current` what `new` is."""
+    with locked_engine(config, app, "deployex move", say) as engine:
+        facts = engine.facts()
+        new, current = facts.disk.find(facts.disk.new), facts.disk.find(facts.disk.current)
+        if new is None:
+            last = engine.state.deployment
+            if current is not None and last and last.target.folder == current.folder:
+                return _result(
+                    "move", app, f"current is {current.version} already", current.version
+                )
+            raise NotFound(
+                f"{app.name}: nothing is unpacked; `deployex unpack VERSION` comes first"
+            )
+        if new != current:
+            _take_over(engine, as_release(new))
+        runs = facts.process.running and facts.process.folder != new.folder
+        hint = "; the app still runs from before, `deployex restart`" if runs else ""
+    return _result("move", app, f"current is {new.version}{hint}", new.version)
+
+
+def start(config: Config, app: AppConfig, say: Say) -> Result:
+    """Makes the app run out of `current`; nothing happens when it does."""
+    return _run(config, app, "start", say)
+
+
+def restart(config: Config, app: AppConfig, say: Say) -> Result:
+    """Stops the app, and starts it out of `current`."""
+    return _run(config, app, "restart", say)
+
+
+def stop(config: Config, app: AppConfig, say: Say) -> Result:
+    """Stops the app, which stays stopped; returns when all of it is gone."""
+    with locked_engine(config, app, "deployex stop", say) as engine:
+        engine.save(engine.state._replace(wanted="stopped"))
+        engine.process.stop()
+        disk = engine.facts().disk
+        current = disk.find(disk.current)
+        engine.note("stopped", current.version if current else None)
+    return _result("stop", app, "stopped", current.version if current else None)
+
+
+def check_version(version: str) -> None:
+    """Raises ConfigError when a version on the command line could not be a folder's name."""
+    problem = version_problem(version)
+    if problem:
+        raise ConfigError(f"the version {version!r} {problem}")
+
+
+def _run(config: Config, app: AppConfig, verb: str, say: Say) -> Result:
+    with locked_engine(config, app, f"deployex {verb}", say) as engine:
+        disk = engine.facts().disk
+        current = disk.find(disk.current)
+        if current is None:
+            raise DeployexError(
+                f"{app.name}: nothing is deployed, so there is nothing to {verb};"
+                " `deployex check` deploys what is published"
+            )
+        deployment = engine.state.deployment
+        engine.save(engine.state._replace(wanted="running"))
+        if deployment is not None and deployment.phase is Phase.SWITCHED:
+            engine.run((Step(StepName.START, "asked for"),))
+        elif verb == "restart":
+            engine.process.restart()
+        else:
+            engine.process.start()
+        engine.note(f"{verb}ed", current.version)
+        pid = engine.process.pid()
+    return _result(verb, app, f"{current.version} runs (pid {pid})", current.version)
+
+
+def _take_over(engine: Engine, target: Release) -> None:
+    """A deployment by hand: it enters at the switch, and the next start goes on with it."""
+    now = time.time()
+    deployment = begin(engine.state, engine.facts(), target, "deployment", (), now, engine.by)
+    deployment = deployment._replace(phase=Phase.STOPPED, reason="moved by hand")
+    before = engine.state.deployment
+    if before is not None and before.phase not in ENDED:
+        event = Event.SUPERSEDED if on_trial(before) else Event.ROLLED_BACK
+        if before.phase in (Phase.IDLE, Phase.UNPACKED, Phase.PREPARED):
+            event = Event.ABANDONED
+        engine.save(succeed(engine.state, deployment, event))
+    else:
+        engine.save(succeed(engine.state, deployment))
+    engine.run((Step(StepName.SWITCH, "asked for"),))
+
+
+def _published(app: AppConfig, version: str) -> Release:
+    """The version as the manifest has it, with its digest; a bare version when it names another."""
+    store = open_store(app)
+    raw = store.read_manifest()
+    if raw is not None:
+        manifest = parse_manifest(raw, store.manifest_address())
+        if manifest.version == version:
+            return Release(version, manifest.sha256, manifest.hash)
+    return Release(version)
+
+
+def _is(version: str, digest: str | None, target: Release) -> bool:
+    return version == target.version and target.digest in (None, digest)
+
+
+def _result(verb: str, app: AppConfig, line: str, version: str | None) -> Result:
+    return Result(
+        verb, {"app": app.name, "version": version, "message": line}, (f"{app.name}: {line}",)
+    )

@@ -1,0 +1,152 @@
+"""The life of one deployment: PHASE x EVENT -> PHASE, as one table.
+
+    IDLE -> UNPACKED -> PREPARED || STOPPED -> SWITCHED -> STARTED -> CONFIRMED
+
+Rules
+1. A phase is something that is on disk or runs. Fetching, verifying and unpacking are one pass over
+   the bytes, and what they leave before the folder has its name is nothing; so they are one phase.
+2. || is the point of no return: the stop of the version that serves. Left of it a failure ends in
+   ABANDONED, and what serves was not touched. Right of it a deployment only ends by going on, or by
+   another deployment (`rollback`) that takes its place: ROLLED_BACK.
+3. STARTED is the trial: only a later look, at a process that has lived long enough, confirms it.
+   A newer version that is deployed in its place makes it SUPERSEDED.
+4. `intent` names a step that was begun and whose outcome is not on disk. Only `advance` clears it.
+5. A rollback ghosts the version that it leaves, in the same write as its SWITCHED: before that the
+   version still serves, after that no machine may bring it back.
+
+PURE: no os, socket, clock or store.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+from deployex_cli.core.state import Deployment, Ghost, Phase, State, StepName
+
+
+class Event(StrEnum):
+    """What happened to a deployment."""
+
+    UNPACKED = "unpacked"
+    PREPARED = "prepared"
+    STOPPED = "stopped"
+    SWITCHED = "switched"
+    STARTED = "started"
+    CONFIRMED = "confirmed"
+    ABANDONED = "abandoned"
+    ROLLED_BACK = "rolled_back"
+    SUPERSEDED = "superseded"
+
+
+TABLE: dict[tuple[Phase, Event], Phase] = {
+    (Phase.IDLE, Event.UNPACKED): Phase.UNPACKED,
+    (Phase.UNPACKED, Event.PREPARED): Phase.PREPARED,
+    (Phase.PREPARED, Event.STOPPED): Phase.STOPPED,  # || the point of no return
+    (Phase.STOPPED, Event.SWITCHED): Phase.SWITCHED,
+    (Phase.SWITCHED, Event.STARTED): Phase.STARTED,
+    (Phase.STARTED, Event.CONFIRMED): Phase.CONFIRMED,
+    # left of ||: nothing that serves was touched
+    (Phase.IDLE, Event.ABANDONED): Phase.ABANDONED,
+    (Phase.UNPACKED, Event.ABANDONED): Phase.ABANDONED,
+    (Phase.PREPARED, Event.ABANDONED): Phase.ABANDONED,
+    # right of ||: the way back is a deployment of its own
+    (Phase.STOPPED, Event.ROLLED_BACK): Phase.ROLLED_BACK,
+    (Phase.SWITCHED, Event.ROLLED_BACK): Phase.ROLLED_BACK,
+    (Phase.STARTED, Event.ROLLED_BACK): Phase.ROLLED_BACK,
+    (Phase.STARTED, Event.SUPERSEDED): Phase.SUPERSEDED,
+}
+
+ENDED = frozenset({Phase.CONFIRMED, Phase.ABANDONED, Phase.ROLLED_BACK, Phase.SUPERSEDED})
+LEFT_OF_NO_RETURN = frozenset({Phase.IDLE, Phase.UNPACKED, Phase.PREPARED})
+RIGHT_OF_NO_RETURN = frozenset({Phase.STOPPED, Phase.SWITCHED})
+
+# which step leads to which event; the step's name is what stands in `intent`
+OUTCOME: dict[StepName, Event] = {
+    StepName.UNPACK: Event.UNPACKED,
+    StepName.PREPARE: Event.PREPARED,
+    StepName.STOP: Event.STOPPED,
+    StepName.SWITCH: Event.SWITCHED,
+    StepName.START: Event.STARTED,
+    StepName.CONFIRM: Event.CONFIRMED,
+}
+
+# the step that is due in a phase, for one who finishes what another began
+NEXT_STEP: dict[Phase, StepName] = {
+    phase: step for step, event in OUTCOME.items() for (phase, e) in TABLE if e is event
+}
+
+
+class IllegalEvent(Exception):
+    """An event that the table does not allow in this phase: a bug of ours, never of the world."""
+
+
+def is_unfinished(deployment: Deployment | None) -> bool:
+    """Whether a deployment was left between its first step and its start (a trial is not)."""
+    return (
+        deployment is not None
+        and deployment.phase not in ENDED
+        and deployment.phase is not Phase.STARTED
+    )
+
+
+def on_trial(deployment: Deployment | None) -> bool:
+    """Whether the version that runs still has to prove itself."""
+    return deployment is not None and deployment.phase is Phase.STARTED
+
+
+def intend(state: State, step: StepName, now: float) -> State:
+    """The state to write before `step` begins."""
+    assert state.deployment is not None
+    return state._replace(deployment=state.deployment._replace(intent=step, phase_at=now))
+
+
+def advance(state: State, event: Event, now: float, reason: str = "") -> State:
+    """The state to write after `event`. Raises IllegalEvent when the table has no such row."""
+    deployment = state.deployment
+    if deployment is None or (deployment.phase, event) not in TABLE:
+        raise IllegalEvent(
+            f"{event.value} in {deployment.phase.value if deployment else 'nothing'}"
+        )
+    moved = deployment._replace(
+        phase=TABLE[deployment.phase, event],
+        intent=None,
+        phase_at=now,
+        reason=reason or deployment.reason,
+    )
+    state = state._replace(deployment=moved)
+    if event is Event.SWITCHED and moved.kind == "rollback" and moved.origin is not None:
+        leaving = moved.origin
+        state = ghosted(state, Ghost(leaving.version, leaving.digest, moved.reason, now))
+    return state
+
+
+def succeed(state: State, deployment: Deployment, event: Event | None = None) -> State:
+    """The state in which `deployment` takes the place of the one before.
+
+    `event` is what that does to the one before: SUPERSEDED or ROLLED_BACK; None when it has ended.
+    Raises IllegalEvent when the one before has not ended and the table does not allow the event.
+    """
+    before = state.deployment
+    ended = before is None or before.phase in ENDED
+    if before is not None and not ended and (event is None or (before.phase, event) not in TABLE):
+        raise IllegalEvent(f"another deployment in {before.phase.value}")
+    return state._replace(deployment=deployment)
+
+
+def ghosted(state: State, ghost: Ghost) -> State:
+    """The state with one more ghost; one that is there keeps its reason."""
+    if any((g.version, g.digest) == (ghost.version, ghost.digest) for g in state.ghosts):
+        return state
+    return state._replace(ghosts=(*state.ghosts, ghost))
+
+
+def find_ghost(state: State, version: str, digest: str | None) -> Ghost | None:
+    """The ghost that forbids a version with this digest, or None.
+
+    A digest that either side does not know matches: without one, nobody can say that it is another.
+    """
+    for ghost in state.ghosts:
+        same = digest is None or ghost.digest is None or ghost.digest == digest
+        if ghost.version == version and same:
+            return ghost
+    return None

@@ -1,0 +1,117 @@
+"""current.json -> Manifest, or an error that names the file and the place in it.
+
+The manifest is what the release store says should run. Others write this file too, so unknown
+keys are accepted; what we know must have the right type. PURE: bytes in, a value out.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any, NamedTuple
+
+from deployex_cli.core.names import version_problem
+from deployex_cli.errors import ManifestError
+
+MAX_BYTES = 1024 * 1024
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+class Manifest(NamedTuple):
+    """What the release store says should run."""
+
+    version: str
+    hash: str  # the git hash, shown to people; integrity is `sha256`
+    pre_commands: tuple[str, ...] = ()
+    sha256: str | None = None  # of the tarball, 64 lower-case hexadecimal digits
+
+
+def parse_manifest(raw: bytes, where: str) -> Manifest:
+    """The manifest in `raw`; `where` is its address, for the error.
+
+    Raises ManifestError: empty, not JSON, not an object, a key missing or of a wrong type, a
+    version that could not be a folder's name, a pre_command with an open quote.
+    """
+    if not raw.strip():
+        raise _error(where, "is empty")
+    if len(raw) > MAX_BYTES:
+        raise _error(where, f"has {len(raw)} bytes, more than {MAX_BYTES}")
+    try:
+        document = json.loads(raw)
+    except UnicodeDecodeError as error:
+        raise _error(where, f"is not UTF-8 text (byte {error.start})") from None
+    except json.JSONDecodeError as error:
+        place = f"line {error.lineno}, column {error.colno}"
+        raise _error(where, f"is not JSON: {error.msg} at {place}") from None
+    except RecursionError:
+        raise _error(where, "is nested too deeply") from None
+    if not isinstance(document, dict):
+        raise _error(where, f"must hold an object, not {_kind(document)}")
+    version = _string(document, "version", where)
+    problem = version_problem(version)
+    if problem:
+        raise _error(where, f"'version' {version[:200]!r} {problem}")
+    sha256 = document.get("sha256")
+    if sha256 is not None and (not isinstance(sha256, str) or not _SHA256.fullmatch(sha256)):
+        raise _error(where, "'sha256' must be 64 lower-case hexadecimal digits")
+    return Manifest(version, _string(document, "hash", where), _commands(document, where), sha256)
+
+
+def encode_manifest(manifest: Manifest) -> bytes:
+    """The manifest as the bytes of current.json; keys that say nothing are left out."""
+    document: dict[str, Any] = {"version": manifest.version, "hash": manifest.hash}
+    if manifest.pre_commands:
+        document["pre_commands"] = list(manifest.pre_commands)
+    if manifest.sha256 is not None:
+        document["sha256"] = manifest.sha256
+    return json.dumps(document, indent=2).encode() + b"\n"
+
+
+def split_command(command: str) -> list[str]:
+    """A pre_command's words, split as a shell would and without one. Raises ValueError."""
+    import shlex  # only a deployment that has pre_commands pays for it
+
+    words = shlex.split(command)
+    if not words:
+        raise ValueError("no words in it")
+    if any("\0" in word for word in words):
+        raise ValueError("a NUL character in it")
+    return words
+
+
+def _commands(document: dict[str, Any], where: str) -> tuple[str, ...]:
+    commands = document.get("pre_commands")
+    if commands is None:
+        return ()
+    if not isinstance(commands, list):
+        raise _error(where, f"'pre_commands' must be a list of strings, not {_kind(commands)}")
+    for number, command in enumerate(commands):
+        if not isinstance(command, str):
+            raise _error(where, f"'pre_commands[{number}]' must be a string, not {_kind(command)}")
+        try:
+            split_command(command)
+        except ValueError as error:
+            message = f"'pre_commands[{number}]' cannot be split: {str(error).lower()}"
+            raise _error(where, message) from None
+    return tuple(commands)
+
+
+def _string(document: dict[str, Any], key: str, where: str) -> str:
+    if key not in document:
+        raise _error(where, f"has no '{key}'")
+    value = document[key]
+    if not isinstance(value, str):
+        raise _error(where, f"'{key}' must be a string, not {_kind(value)}")
+    return value
+
+
+def _kind(value: object) -> str:
+    """A JSON value's type in JSON's own words."""
+    names = {bool: "true or false", type(None): "null", dict: "an object", list: "a list"}
+    return names.get(type(value), "a string" if isinstance(value, str) else "a number")
+
+
+def _error(where: str, problem: str) -> ManifestError:
+    return ManifestError(
+        f"the manifest {where} {problem}; nothing was changed, publish a valid one"
+    )

@@ -1,0 +1,314 @@
+"""Runs the steps of a plan: the intent to disk, the step, the outcome to disk.
+
+The one place that changes what is deployed. Every step can be done again; a run that is killed
+anywhere in here is finished or undone by the next one (core/recovery.py).
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+from deployex_cli.config import AppConfig
+from deployex_cli.core import lifecycle
+from deployex_cli.core.lifecycle import Event
+from deployex_cli.core.plan import (
+    Facts,
+    OnDisk,
+    Step,
+    as_release,
+    begin,
+    links_after_switch,
+    switch_over,
+)
+from deployex_cli.core.recovery import Recovery
+from deployex_cli.core.state import Deployment, Ghost, Phase, Release, State, StepName
+from deployex_cli.errors import (
+    DeployexError,
+    FailedMidway,
+    PreCommandFailed,
+    RollbackFailed,
+    RolledBack,
+    SupervisorUnavailable,
+)
+from deployex_cli.layout import files, releases
+from deployex_cli.layout.lock import AppLock
+from deployex_cli.layout.state_file import append_history, load_state, save_state
+from deployex_cli.storage.store import ReleaseStore, open_store
+from deployex_cli.supervise.handle import AppProcess
+
+Say = Callable[[str], None]
+
+
+class Engine:
+    """One app's steps, for one who holds the app's lock."""
+
+    def __init__(
+        self,
+        app: AppConfig,
+        lock: AppLock,
+        process: AppProcess,
+        say: Say,
+        by: str,
+        store: ReleaseStore | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.app = app
+        self._lock = lock
+        self.process = process
+        self._say = say
+        self.by = by
+        self._store = store or open_store(app)
+        self._clock = clock
+        loaded = load_state(app, releases.read_disk(app.paths), clock())
+        if loaded.warning:
+            say(loaded.warning)
+        self.state = loaded.state
+
+    def facts(self) -> Facts:
+        """What is so now, on disk and in the process table."""
+        return Facts(releases.read_disk(self.app.paths), self.process.facts())
+
+    def run(self, steps: tuple[Step, ...], deployment: Deployment | None = None) -> None:
+        """Takes the steps; `deployment` begins with its UNPACK.
+
+        Raises the step's own error when nothing that serves was changed, RolledBack,
+        RollbackFailed and FailedMidway when something was.
+        """
+        for step in steps:
+            if deployment is not None and step.name is StepName.UNPACK:
+                self._begin(deployment)
+            self._take(step)
+
+    def recover(self, recovery: Recovery) -> None:
+        """Takes the steps that finish or undo what was interrupted."""
+        if recovery.reason:
+            self._say(f"{self.app.name}: {recovery.reason}")
+        deployment = self.state.deployment
+        if recovery.ghost and deployment is not None:
+            self.state = self._with_ghost(deployment.target, recovery.ghost)
+        self.run(recovery.steps)
+
+    def save(self, state: State) -> None:
+        """Makes `state` the one on disk."""
+        save_state(self.app, state)
+        self.state = state
+
+    def note(self, event: str, version: str | None, **more: Any) -> None:
+        """Adds an entry to the history."""
+        entry = {"at": self._clock(), "event": event, "version": version, "by": self.by, **more}
+        append_history(self.app, entry)
+
+    # --- one step ---------------------------------------------------------------------------
+
+    def _take(self, step: Step) -> None:
+        if step.name in lifecycle.OUTCOME:
+            self._take_of_deployment(step)
+        elif step.name is StepName.ABANDON:
+            self._abandon(step.why)
+        elif step.name is StepName.RESUME:
+            self._say(f"{self.app.name}: {step.why}; starts it")
+            self.process.start()
+        elif step.name is StepName.SWEEP:
+            for path in step.folders:
+                self._remove_leftover(path)
+        elif step.name is StepName.PRUNE:
+            for folder in step.folders:
+                files.remove_tree(self.app.paths.release(folder))
+
+    def _take_of_deployment(self, step: Step) -> None:
+        """A step of the deployment under way, between its intent and its outcome."""
+        self.save(lifecycle.intend(self.state, step.name, self._clock()))
+        phase = self._deployment.phase
+        try:
+            self._EFFECTS[step.name](self)
+        except SupervisorUnavailable as error:
+            if phase in (Phase.IDLE, Phase.UNPACKED):
+                self._abandon(error.message)
+                raise
+            raise FailedMidway(
+                f"{error.message}; the next check goes on with {self._deployment.target.version}"
+            ) from None
+        except (DeployexError, OSError) as error:
+            self._failed(step, phase, error)
+        self._advance(lifecycle.OUTCOME[step.name])
+
+    def _failed(self, step: Step, phase: Phase, error: DeployexError | OSError) -> None:
+        """Undoes, or goes back, and raises."""
+        version = self._deployment.target.version
+        if isinstance(error, OSError):
+            where = f" {error.filename}" if error.filename else ""
+            message = f"{self.app.name}: {step.name.value} of {version}:{where} {error.strerror}"
+            error = DeployexError(message)
+        if phase in (Phase.IDLE, Phase.UNPACKED):
+            if isinstance(error, PreCommandFailed):
+                self.state = self._with_ghost(self._deployment.target, error.message)
+            self._abandon(error.message)
+            raise error
+        if step.name is StepName.STOP:
+            raise FailedMidway(f"{error.message}; the next check stops it again")
+        if step.name is StepName.CONFIRM:
+            raise error
+        self._go_back(error.message)
+
+    def _unpack(self) -> None:
+        deployment = self._deployment
+        release = self.obtain(deployment.target)
+        releases.point(self.app.paths, "new", release.folder)
+        known = as_release(release)
+        target = known._replace(hash=deployment.target.hash or known.hash)
+        self.state = self.state._replace(deployment=deployment._replace(target=target))
+
+    def _prepare(self) -> None:
+        deployment = self._deployment
+        if deployment.pre_commands:
+            self._say(f"{self.app.name}: runs {len(deployment.pre_commands)} pre_commands")
+            folder = deployment.target.folder or ""
+            self.process.run_pre_commands(folder, deployment.pre_commands, self._lock.fileno())
+
+    def _stop(self) -> None:
+        self.process.stop()
+
+    def _switch(self) -> None:
+        current, previous = links_after_switch(self._deployment, self.facts().disk)
+        paths = self.app.paths
+        if previous is not None:
+            releases.point(paths, "previous", previous)
+        releases.point(paths, "current", current)
+        if previous is None:
+            releases.point(paths, "previous", None)
+        releases.point(paths, "new", None)
+
+    def _start(self) -> None:
+        self.process.start()
+
+    def _confirm(self) -> None:
+        disk = self.facts().disk
+        current = disk.find(disk.current)
+        if current is not None and current.confirmed_at is None:
+            confirmed = current._replace(confirmed_at=self._clock())
+            releases.write_marker(self.app.paths.release(current.folder), confirmed)
+
+    _EFFECTS: ClassVar[dict[StepName, Callable[[Engine], None]]] = {
+        StepName.UNPACK: _unpack,
+        StepName.PREPARE: _prepare,
+        StepName.STOP: _stop,
+        StepName.SWITCH: _switch,
+        StepName.START: _start,
+        StepName.CONFIRM: _confirm,
+    }
+
+    # --- deployments ------------------------------------------------------------------------
+
+    @property
+    def _deployment(self) -> Deployment:
+        assert self.state.deployment is not None
+        return self.state.deployment
+
+    def _begin(self, deployment: Deployment) -> None:
+        """Puts a deployment in the place of the last one; by force, a ghost is one no more."""
+        before = self.state.deployment
+        event = Event.SUPERSEDED if lifecycle.on_trial(before) else None
+        state = lifecycle.succeed(self.state, deployment, event)
+        target = deployment.target
+        ghost = lifecycle.find_ghost(state, target.version, target.digest)
+        if ghost is not None:
+            state = state._replace(ghosts=tuple(g for g in state.ghosts if g != ghost))
+        self.save(state)
+
+    def _advance(self, event: Event) -> None:
+        """The outcome: history first, for an entry that is there twice is seen and not added."""
+        state = lifecycle.advance(self.state, event, self._clock())
+        if event is Event.STARTED:
+            verb = "rolled back" if self._deployment.kind == "rollback" else "deployed"
+            self._note_deployment(verb)
+            self._say(f"{self.app.name}: {verb} to {self._deployment.target.version}")
+        elif event is Event.CONFIRMED:
+            self._note_deployment("confirmed")
+            self._say(f"{self.app.name}: {self._deployment.target.version} is confirmed")
+        self.save(state)
+
+    def _abandon(self, reason: str) -> None:
+        """Ends a deployment left of the point of no return; what serves was not touched."""
+        releases.point(self.app.paths, "new", None)
+        self._note_deployment("failed", reason)
+        self.save(lifecycle.advance(self.state, Event.ABANDONED, self._clock(), reason))
+
+    def _go_back(self, reason: str) -> None:
+        """Right of the point of no return: the version before takes over again. Always raises."""
+        failed = self._deployment
+        version, app = failed.target.version, self.app.name
+        if failed.kind == "rollback":
+            raise RollbackFailed(
+                f"{reason}; {app} does not run, the next check tries {version} again"
+            )
+        self._note_deployment("failed", reason)
+        ghosted = self._with_ghost(failed.target, reason)
+        way_back = self.facts().disk.find(failed.origin.folder) if failed.origin else None
+        if way_back is None:
+            self.process.stop()
+            releases.point(self.app.paths, "current", None)
+            ended = lifecycle.advance(ghosted, Event.ROLLED_BACK, self._clock(), reason)
+            self.save(ended)
+            raise RolledBack(
+                f"{reason}; there is no version before {version}: {app} is stopped and {version}"
+                " ghosted, publish another version"
+            )
+        rollback = begin(
+            ghosted,
+            self.facts(),
+            as_release(way_back),
+            "rollback",
+            (),
+            self._clock(),
+            self.by,
+            reason,
+        )
+        rollback = rollback._replace(phase=Phase.PREPARED, origin=failed.target)
+        self.save(lifecycle.succeed(ghosted, rollback, Event.ROLLED_BACK))
+        try:
+            self.run(switch_over(rollback))
+        except RollbackFailed:
+            raise
+        except DeployexError as error:
+            raise RollbackFailed(f"{reason}; and going back failed: {error.message}") from None
+        raise RolledBack(f"{reason}; {version} is ghosted and {way_back.version} serves again")
+
+    def _with_ghost(self, release: Release, reason: str) -> State:
+        ghost = Ghost(release.version, release.digest, reason, self._clock())
+        return lifecycle.ghosted(self.state, ghost)
+
+    def _note_deployment(self, event: str, reason: str = "") -> None:
+        deployment = self._deployment
+        self.note(
+            event,
+            deployment.target.version,
+            deployment=deployment.id,
+            origin=deployment.origin.version if deployment.origin else None,
+            hash=deployment.target.hash,
+            strategy=deployment.strategy,
+            seconds=round(max(self._clock() - deployment.began_at, 0.0), 3),
+            reason=reason or deployment.reason,
+        )
+
+    # --- releases ---------------------------------------------------------------------------
+
+    def obtain(self, target: Release) -> OnDisk:
+        """The release on disk: found there, or fetched, verified and unpacked."""
+        disk = self.facts().disk
+        there = disk.holding(target.version, target.digest)
+        if there is not None:
+            return there
+        from deployex_cli.layout.install import install
+
+        self._say(f"{self.app.name}: unpacks {self._store.package_address(target.version)}")
+        with self._store.open_package(target.version) as package:
+            return install(self.app, disk, package, target)
+
+    def _remove_leftover(self, path: str) -> None:
+        if os.path.isdir(path) and not os.path.islink(path):
+            files.remove_tree(path)
+        else:
+            files.remove(path)

@@ -1,0 +1,70 @@
+"""`releases/start_erl.data` and `releases/RELEASES`: what the VM boots, and what it knows of itself.
+
+A Mix release comes without RELEASES, so that release_handler knows the first release with no
+libraries and cannot go back to it. We write it into a freshly unpacked folder, before the release
+ever starts (OTP: release_handler(3), "RELEASES file"; System Principles, "start_erl").
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from typing import NamedTuple
+
+from deployex_cli.layout import files
+
+START_ERL = "releases/start_erl.data"
+RELEASES = "releases/RELEASES"
+_PLAIN_ATOM = re.compile(r"[a-z][A-Za-z0-9_@]*")
+
+
+class StartErl(NamedTuple):
+    """The one line of start_erl.data."""
+
+    erts: str
+    version: str
+
+
+def parse_start_erl(raw: bytes) -> StartErl | None:
+    """The runtime's and the release's version, or None when the line is not of that form."""
+    words = raw.decode("utf-8", "replace").split()
+    return StartErl(words[0], words[1]) if len(words) == 2 else None
+
+
+def releases_term(name: str, boots: StartErl, libraries: list[str]) -> str:
+    """The RELEASES term of a release that is the only one; `libraries` are names under lib/.
+
+    A library's folder splits at its first `-`: `app-1.0.0-rc.1` is app, "1.0.0-rc.1".
+    """
+    entries = []
+    for folder in sorted(libraries):
+        library, dash, version = folder.partition("-")
+        if dash:
+            entries.append(f"{{{_atom(library)},{_string(version)},{_string(f'lib/{folder}')}}}")
+    head = f"{_string(name)},{_string(boots.version)},{_string(boots.erts)}"
+    return f"[{{release,{head},\n  [{(',' + chr(10) + '   ').join(entries)}],permanent}}].\n"
+
+
+def write_releases(folder: str, name: str) -> bool:
+    """Writes RELEASES into a freshly unpacked release; False when there is one, or nothing to say."""
+    if os.path.lexists(f"{folder}/{RELEASES}"):
+        return False
+    raw = files.read_file(f"{folder}/{START_ERL}")
+    boots = parse_start_erl(raw) if raw is not None else None
+    if boots is None or not os.path.isdir(f"{folder}/lib"):
+        return False
+    term = releases_term(name, boots, os.listdir(f"{folder}/lib"))
+    files.write_file(f"{folder}/{RELEASES}", term.encode(), mode=0o644)
+    return True
+
+
+def _atom(name: str) -> str:
+    return name if _PLAIN_ATOM.fullmatch(name) else "'" + _escaped(name, "'") + "'"
+
+
+def _string(text: str) -> str:
+    return '"' + _escaped(text, '"') + '"'
+
+
+def _escaped(text: str, quote: str) -> str:
+    return text.replace("\\", "\\\\").replace(quote, "\\" + quote)

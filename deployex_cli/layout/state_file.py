@@ -1,0 +1,99 @@
+"""The state file and the history on disk: read, rebuilt when lost, written as a whole."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from deployex_cli.config import AppConfig
+from deployex_cli.core.plan import Disk
+from deployex_cli.core.recovery import rebuild
+from deployex_cli.core.state import (
+    State,
+    StateTooNew,
+    StateUnreadable,
+    decode_state,
+    encode_state,
+)
+from deployex_cli.errors import StateError
+from deployex_cli.layout import files
+
+HISTORY_LIMIT = 1000  # entries that are kept
+_HISTORY_SLACK = 200  # so that the file is not rewritten at each entry
+
+
+class Loaded(NamedTuple):
+    """The state, and what had to be done to have one."""
+
+    state: State
+    warning: str | None = None
+
+
+def load_state(app: AppConfig, disk: Disk, now: float) -> Loaded:
+    """The state; rebuilt from markers and links, with a warning, when the file is lost or damaged.
+
+    Raises StateError when a newer deployex wrote it.
+    """
+    path = app.paths.state
+    try:
+        raw = files.read_file(path)
+    except OSError as error:
+        raise StateError(f"{app.name}: {path} cannot be read: {error.strerror}") from None
+    if raw is None:
+        if disk.current is None:
+            return Loaded(State())
+        lost = f"{app.name}: {path} is lost; it is rebuilt from the releases on disk"
+        return Loaded(rebuild(disk, now), lost)
+    try:
+        return Loaded(decode_state(raw))
+    except StateTooNew as error:
+        raise StateError(
+            f"{app.name}: {path} was written by a newer deployex (schema {error.args[0]});"
+            " install that one again, nothing was changed"
+        ) from None
+    except StateUnreadable as error:
+        damaged = (
+            f"{app.name}: {path} is damaged ({error}); it is rebuilt from the releases on disk"
+        )
+        return Loaded(rebuild(disk, now), damaged)
+
+
+def save_state(app: AppConfig, state: State) -> None:
+    """Writes the state; it is on disk when this returns."""
+    files.write_file(app.paths.state, encode_state(state))
+
+
+def append_history(app: AppConfig, entry: dict[str, Any]) -> None:
+    """Adds an entry, on disk when this returns.
+
+    An entry with the `deployment` and `event` of one that is there already is that one, written by
+    a run that was killed before it could write the state: it is not added again.
+    """
+    path = app.paths.history
+    entries = list(read_history(app))
+    if "deployment" in entry:
+        same = (entry["deployment"], entry["event"], entry["version"])
+        for known in entries[-20:]:
+            if (known.get("deployment"), known.get("event"), known.get("version")) == same:
+                return
+    if len(entries) >= HISTORY_LIMIT + _HISTORY_SLACK:
+        kept = [*entries[-HISTORY_LIMIT + 1 :], entry]
+        files.write_file(path, b"".join(json.dumps(e).encode() + b"\n" for e in kept))
+    else:
+        files.append_line(path, json.dumps(entry).encode())
+
+
+def read_history(app: AppConfig) -> Iterator[dict[str, Any]]:
+    """The entries, oldest first; a line that a power cut tore is passed over."""
+    if not os.path.exists(app.paths.history):
+        return
+    with open(app.paths.history, encoding="utf-8", errors="replace") as file:
+        for line in file:
+            try:
+                entry = json.loads(line)
+            except ValueError:
+                continue
+            if isinstance(entry, dict):
+                yield entry

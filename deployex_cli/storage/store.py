@@ -1,0 +1,46 @@
+"""The release store: where manifests and tarballs are, behind one small interface."""
+
+from __future__ import annotations
+
+from typing import BinaryIO, Protocol
+
+from deployex_cli.config import AppConfig
+
+
+class ReleaseStore(Protocol):
+    """What commands ask of a store. All raise StoreUnreachable when it does not answer."""
+
+    def manifest_address(self) -> str:
+        """Where the manifest is, for people."""
+        ...
+
+    def read_manifest(self) -> bytes | None:
+        """The bytes of current.json; None when nothing is published."""
+        ...
+
+    def write_manifest(self, data: bytes) -> None:
+        """Replaces current.json as a whole."""
+        ...
+
+    def package_address(self, version: str) -> str:
+        """Where a version's tarball is, for people."""
+        ...
+
+    def open_package(self, version: str) -> BinaryIO:
+        """A version's tarball, as a stream of bytes. Raises NotFound."""
+        ...
+
+    def has_package(self, version: str) -> bool:
+        """Whether the store has that version."""
+        ...
+
+    def write_package(self, version: str, source: BinaryIO) -> None:
+        """Puts a tarball there; it has its name only when it is whole."""
+        ...
+
+
+def open_store(app: AppConfig) -> ReleaseStore:
+    """The store that the app's configuration names."""
+    from deployex_cli.storage.local import LocalStore
+
+    return LocalStore(app)

@@ -1,0 +1,91 @@
+"""pre_commands: run by the supervisor, with exactly the app's environment, holding the app's lock.
+
+They are the new release's own script with the manifest's words, in order; the first that fails ends
+the job. The lock is theirs until the last one ends, whatever becomes of the check that asked.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from typing import Any
+
+from deployex_cli.config import AppConfig
+from deployex_cli.supervise.command import Command, app_environment, script
+from deployex_cli.supervise.server import Client
+from deployex_cli.supervise.spawn import spawn
+
+
+class Job:
+    """The pre_commands of one deployment: `request` has `folder` and `commands`, lists of words."""
+
+    def __init__(
+        self,
+        app: AppConfig,
+        request: dict[str, Any],
+        lock: int | None,
+        client: Client,
+        umask: int,
+    ) -> None:
+        self.client = client
+        self.pid: int | None = None
+        self._app = app
+        self._lock = lock
+        self._umask = umask
+        self._release = app.paths.release(os.path.basename(str(request["folder"])))
+        self._commands: list[list[str]] = list(request["commands"])
+        self._done = 0
+        self._failure: str | None = None
+        self._stopped: str | None = None
+
+    def next(self) -> dict[str, Any] | None:
+        """Starts the next command, or gives the answer that ends the job."""
+        self.pid = None
+        if self._failure is None and self._done < len(self._commands):
+            words = (script(self._app, self._release), *self._commands[self._done])
+            try:
+                self.pid = spawn(
+                    Command(words, app_environment(self._app, os.environ)),
+                    folder=self._app.paths.work,
+                    output=(self._app.paths.stdout, self._app.paths.stderr),
+                    umask=self._umask,
+                    keep=self._lock,
+                )
+                return None
+            except OSError as error:
+                self._failure = f"cannot be executed: {error.strerror}"
+        if self._failure is not None:
+            command = " ".join(self._commands[self._done])
+            return {"ok": True, "failed": f"pre_command `{command}` {self._failure}"}
+        return {"ok": True, "failed": None}
+
+    def ended(self, failure: str | None) -> None:
+        """The running command has ended; `failure` says how, if not well."""
+        if self._stopped is not None:
+            self._failure = self._stopped
+        elif failure is not None:
+            self._failure = failure
+        else:
+            self._done += 1
+
+    def run_out_of_time(self) -> None:
+        """Ends the running command, and with it the job."""
+        self._end(f"did not end in {self._app.pre_command_timeout:g} s")
+
+    def stop(self) -> None:
+        """Ends the running command, because the supervisor ends."""
+        self._end("was stopped with the supervisor")
+
+    def close(self) -> None:
+        """Gives the lock back."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def _end(self, reason: str) -> None:
+        self._stopped = reason
+        if self.pid is not None:
+            try:
+                os.killpg(self.pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass

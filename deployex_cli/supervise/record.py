@@ -1,0 +1,85 @@
+"""The supervisor's own record of what it keeps alive: {app}.supervise.json.
+
+Only the supervisor writes it, and the process that becomes the app, just before its exec: so there
+is never an app that no record tells of. Check and status read it without asking the supervisor.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import NamedTuple
+
+from deployex_cli.core.plan import Process
+from deployex_cli.layout import files
+from deployex_cli.supervise import procfs
+
+SCHEMA_VERSION = 1
+
+
+class Record(NamedTuple):
+    """What the supervisor knows. A process is (pid, start): procfs.start_time of it."""
+
+    boot_id: str
+    supervisor: tuple[int, int]
+    state: str = "STOPPED"
+    app: tuple[int, int] | None = None
+    folder: str | None = None  # of the release that runs, or ran last
+    version: str | None = None
+    started_at: float | None = None  # seconds since the epoch
+    starts: int = 0  # how often it started the app
+    crashes: int = 0  # in all
+    crashes_in_a_row: int = 0  # back to zero once the app was healthy
+    last_exit: str | None = None  # in words
+    last_exit_at: float | None = None  # seconds since the epoch
+    restart_at: float | None = None  # seconds since the epoch, in BACKOFF
+
+
+def write_record(path: str, record: Record) -> None:
+    """Replaces the record. Not durable: after a power cut no process of it is left either."""
+    document = {"schema_version": SCHEMA_VERSION, **record._asdict()}
+    files.write_file(path, json.dumps(document).encode() + b"\n", durable=False)
+
+
+def read_record(path: str) -> Record | None:
+    """The record, or None: there is none, or it is none of ours."""
+    try:
+        raw = files.read_file(path)
+        document = json.loads(raw) if raw is not None else None
+        if document is None or document.pop("schema_version") != SCHEMA_VERSION:
+            return None
+        document["supervisor"] = _process(document["supervisor"])
+        document["app"] = _process(document["app"]) if document["app"] is not None else None
+        return Record(**document)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def lives(process: tuple[int, int] | None, record: Record) -> bool:
+    """Whether that very process still lives."""
+    return (
+        process is not None
+        and procfs.start_time(process[0]) == process[1]
+        and record.boot_id == procfs.boot_id()
+    )
+
+
+def process_facts(record: Record | None) -> Process:
+    """The record, held against the process table."""
+    if record is None:
+        return Process()
+    running = lives(record.app, record)
+    supervised = lives(record.supervisor, record)
+    return Process(
+        supervised=supervised,
+        state=record.state if supervised else "STOPPED",
+        running=running,
+        folder=record.folder if running else None,
+        uptime=procfs.uptime(record.app[1]) if running and record.app else None,
+    )
+
+
+def _process(pair: list[int]) -> tuple[int, int]:
+    pid, start = pair
+    if not (isinstance(pid, int) and isinstance(start, int)):
+        raise TypeError("a process is two whole numbers")
+    return pid, start

@@ -1,0 +1,95 @@
+"""fork and exec of one program: its own session, its own files, nothing of ours left in it."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+from typing import NoReturn
+
+from deployex_cli.supervise.command import Command
+
+_ALL_SIGNALS = signal.valid_signals()
+
+
+def spawn(
+    command: Command,
+    *,
+    folder: str,
+    output: tuple[str, str],
+    umask: int,
+    before_exec: Callable[[], None] | None = None,
+    keep: int | None = None,
+) -> int:
+    """The pid of a process that has begun to execute `command`.
+
+    It has a session and a process group of its own, `folder` as working directory, the two files
+    of `output` as stdout and stderr (appended to, 0600), and of our descriptors only `keep`.
+    `before_exec` runs in the new process, which has its final pid by then. Raises OSError, with the
+    program's name, when it cannot be executed.
+    """
+    files = [open_log(path) for path in output]
+    outcome, report = os.pipe()
+    try:
+        # no signal between fork and exec: a handler of ours in the child would wake the parent
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, _ALL_SIGNALS)
+        try:
+            pid = os.fork()
+            if pid == 0:
+                _become(command, folder, files, umask, before_exec, keep, report)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        os.close(report)
+        report = -1
+        failure = os.read(outcome, 256)  # ends when exec has closed the other end
+    finally:
+        for descriptor in (*files, outcome, report):
+            if descriptor >= 0:
+                os.close(descriptor)
+    if failure:
+        os.waitpid(pid, 0)
+        number, _, text = failure.decode().partition(" ")
+        raise OSError(int(number), text or os.strerror(int(number)), command.words[0])
+    return pid
+
+
+def open_log(path: str) -> int:
+    """A log file, made if it is missing, never truncated, for us alone; its descriptor."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
+    return os.open(path, flags, 0o600)
+
+
+def _become(
+    command: Command,
+    folder: str,
+    files: list[int],
+    umask: int,
+    before_exec: Callable[[], None] | None,
+    keep: int | None,
+    report: int,
+) -> NoReturn:
+    """In the child: never returns, never raises."""
+    try:
+        signal.set_wakeup_fd(-1)
+        for handled in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD):
+            signal.signal(handled, signal.SIG_DFL)
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # Python ignores it, and exec would keep that
+        signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+        os.setsid()
+        os.chdir(folder)
+        nothing = os.open(os.devnull, os.O_RDONLY)
+        for descriptor, number in ((nothing, 0), (files[0], 1), (files[1], 2)):
+            os.dup2(descriptor, number)
+        if keep is not None:
+            os.set_inheritable(keep, True)
+        if before_exec is not None:
+            before_exec()
+        os.umask(umask)
+        signal.pthread_sigmask(signal.SIG_SETMASK, [])
+        os.execve(command.words[0], command.words, command.env)
+    except OSError as error:
+        os.write(report, f"{error.errno} {error.strerror}".encode())
+    except BaseException as error:
+        os.write(report, f"0 {type(error).__name__}: {error}".encode()[:200])
+    finally:
+        os._exit(127)

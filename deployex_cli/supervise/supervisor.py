@@ -1,0 +1,453 @@
+"""Keeps the OS process of one app alive: STOPPED STARTING RUNNING BACKOFF STOPPING.
+
+One thread, one epoll, no polling: nothing wakes it while the app runs and nobody asks. The app is
+a child whose exit the kernel reports; what the app leaves behind becomes a child too (child
+subreaper, prctl(2)) and is ended before a successor starts. An exit that nobody asked for is a
+crash, exit 0 too.
+
+It decides nothing about versions: it runs what `current` names.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+from deployex_cli.config import AppConfig
+from deployex_cli.core.backoff import crashes_in_a_row, restart_delay
+from deployex_cli.errors import DeployexError
+from deployex_cli.layout import files, libc
+from deployex_cli.layout.releases import read_marker
+from deployex_cli.supervise import procfs
+from deployex_cli.supervise.command import start_command, write_cookie_file
+from deployex_cli.supervise.control import notify
+from deployex_cli.supervise.jobs import Job
+from deployex_cli.supervise.record import Record, lives, read_record, write_record
+from deployex_cli.supervise.server import Client, ControlServer
+from deployex_cli.supervise.spawn import spawn
+
+RESEND_SECONDS = 2.0  # a VM in mid-reboot loses a SIGTERM: it is sent again
+LEFTOVER_SECONDS = 0.5  # what the app left behind gets SIGTERM, and this long
+UNKILLABLE_SECONDS = 5.0  # after SIGKILL: then it is said, and not waited for any longer
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
+
+
+class Supervisor:
+    """One app's supervisor; `run` returns when it was told to end and the app is gone."""
+
+    def __init__(self, app: AppConfig, reload: Callable[[], AppConfig], umask: int) -> None:
+        self._app = app
+        self._reload = reload
+        self._umask = umask
+        self._poller = select.epoll()
+        self._server = ControlServer(app.paths.socket, self._poller, self._handle, time.monotonic)
+        self._timers: dict[str, tuple[float, Callable[[], None]]] = {}
+        me = os.getpid()
+        self._record = Record(procfs.boot_id(), (me, procfs.start_time(me) or 0))
+        self._wakeup = -1  # the pipe on which signals arrive
+        self._pidfd: int | None = None  # of an app that is not our child
+        self._start_waiters: list[Client] = []
+        self._stop_waiters: list[Client] = []
+        self._start_wanted = False  # once what runs is gone
+        self._ending = False
+        self._sweeping = False
+        self._jobs: list[Job] = []
+
+    # --- life -------------------------------------------------------------------------------
+
+    def prepare(self, *, start: bool) -> None:
+        """Adopts the app that runs, or else starts it."""
+        libc.set_child_subreaper()
+        self._wakeup = self._receive_signals()
+        self._adopt()
+        if self._record.app is None:
+            self._write()
+            if start and files.read_link(self._app.paths.link("current")):
+                self._try_start()
+        notify("READY=1")
+        self._say(f"supervises {self._app.name} ({self._record.state})")
+
+    def run(self) -> None:
+        """Serves until SIGTERM or SIGINT."""
+        while not (self._ending and self._record.app is None and not self._busy()):
+            for descriptor, events in self._poller.poll(self._patience()):
+                if descriptor == self._wakeup:
+                    for number in os.read(self._wakeup, 4096):
+                        self._signalled(number)
+                elif descriptor == self._pidfd:
+                    self._app_ended(None)
+                elif self._server.owns(descriptor):
+                    self._server.ready(descriptor, events)
+            self._due()
+        self._update(state="STOPPED")
+        self._server.close()
+        self._say("ended")
+
+    def _busy(self) -> bool:
+        return self._sweeping or bool(self._jobs)
+
+    def _receive_signals(self) -> int:
+        """Turns signals into bytes on a pipe, so that they wait in the one place where we wait."""
+        reader, writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        for number in _SIGNALS:
+            signal.signal(number, lambda *_: None)
+        signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+        self._poller.register(reader, select.EPOLLIN)
+        return reader
+
+    def _signalled(self, number: int) -> None:
+        if number == signal.SIGCHLD:
+            self._reap()
+        elif number in (signal.SIGTERM, signal.SIGINT) and not self._ending:
+            self._ending = True
+            notify("STOPPING=1")
+            self._say(f"{signal.Signals(number).name}: stops {self._app.name}")
+            for job in self._jobs:
+                job.stop()
+            self._stop()
+
+    def _patience(self) -> float | None:
+        """Seconds until something is due; None: nothing is."""
+        due = [when for when, _ in self._timers.values()]
+        silent = self._server.next_deadline()
+        if silent is not None:
+            due.append(silent)
+        return max(min(due) - time.monotonic(), 0.0) if due else None
+
+    def _due(self) -> None:
+        now = time.monotonic()
+        for name, (when, action) in list(self._timers.items()):
+            if when <= now and self._timers.pop(name, None) is not None:
+                action()
+        self._server.drop_silent()
+
+    def _after(self, name: str, seconds: float, action: Callable[[], None]) -> None:
+        self._timers[name] = (time.monotonic() + seconds, action)
+
+    # --- starting ---------------------------------------------------------------------------
+
+    def _adopt(self) -> None:
+        """Takes over the app that a supervisor before us left running, and starts no second one."""
+        record = read_record(self._app.paths.record)
+        if record is None:
+            return
+        alive = record.app is not None and lives(record.app, record)
+        self._record = record._replace(
+            boot_id=self._record.boot_id, supervisor=self._record.supervisor, restart_at=None
+        )
+        if not alive or record.app is None:
+            self._record = self._record._replace(app=None, state="STOPPED")
+            return
+        pid = record.app[0]
+        if pid not in procfs.children(os.getpid()):
+            self._pidfd = os.pidfd_open(pid)
+            self._poller.register(self._pidfd, select.EPOLLIN)
+        self._update(state="RUNNING")
+        self._say(f"adopts {self._app.name} (pid {pid}, {record.version}), which still runs")
+
+    def _try_start(self) -> None:
+        """Starts what is current; what cannot be executed is told to who waits, or is a crash."""
+        self._timers.pop("restart", None)
+        self._start_wanted = False
+        if self._start_waiters:  # a crash changes nothing but the process
+            self._take_configuration()
+        try:
+            self._spawn()
+        except OSError as error:
+            reason = f"{error.filename or 'current'} cannot be executed: {error.strerror}"
+            self._say(reason)
+            if self._start_waiters:
+                self._update(state="STOPPED", app=None, last_exit=reason, last_exit_at=time.time())
+                self._tell(self._start_waiters, {"ok": False, "error": reason})
+            else:
+                self._crashed(reason, 0.0)
+            return
+        record = self._record
+        self._say(f"started {self._app.name} {record.version} (pid {record.app and record.app[0]})")
+        self._tell(self._start_waiters, self._status())
+
+    def _spawn(self) -> None:
+        paths = self._app.paths
+        target = files.read_link(paths.link("current"))
+        if target is None:
+            raise FileNotFoundError(2, "no release is deployed", paths.link("current"))
+        folder = os.path.basename(target)
+        release = paths.release(folder)
+        marker = read_marker(release, folder)
+        write_cookie_file(self._app)
+        command = start_command(self._app, release, os.environ)
+        record = self._record._replace(
+            state="STARTING",
+            folder=folder,
+            version=marker.version if marker else None,
+            started_at=time.time(),
+            starts=self._record.starts + 1,
+            restart_at=None,
+        )
+
+        def write_own_record() -> None:
+            me = os.getpid()
+            write_record(paths.record, record._replace(app=(me, procfs.start_time(me) or 0)))
+
+        pid = spawn(
+            command,
+            folder=paths.work,
+            output=(paths.stdout, paths.stderr),
+            umask=self._umask,
+            before_exec=write_own_record,
+        )
+        self._record = record
+        self._update(state="RUNNING", app=(pid, procfs.start_time(pid) or 0))
+
+    def _take_configuration(self) -> None:
+        """Reads the configuration again; a broken one is said, and the last good one goes on."""
+        try:
+            self._app = self._reload()
+        except DeployexError as error:
+            self._say(f"goes on with the configuration it has: {error.message}")
+
+    # --- ending -----------------------------------------------------------------------------
+
+    def _stop(self) -> None:
+        """Begins to stop the app; `_gone` is called when it and all it left behind are gone."""
+        self._timers.pop("restart", None)
+        app = self._record.app
+        if app is None:
+            if not self._sweeping:
+                self._gone()
+        elif self._record.state != "STOPPING":
+            self._update(state="STOPPING")
+            self._send(signal.SIGTERM)
+            self._after("resend", RESEND_SECONDS, self._resend)
+            self._after("kill", self._app.stop_timeout, self._kill)
+
+    def _resend(self) -> None:
+        self._send(signal.SIGTERM)
+        self._after("resend", RESEND_SECONDS, self._resend)
+
+    def _kill(self) -> None:
+        self._say(f"{self._app.name} did not end in {self._app.stop_timeout:g} s: SIGKILL")
+        self._send(signal.SIGKILL)
+        if self._record.app is not None and self._pidfd is None:
+            try:
+                os.killpg(self._record.app[0], signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+
+    def _send(self, number: int) -> None:
+        app = self._record.app
+        if app is not None and procfs.start_time(app[0]) == app[1]:
+            os.kill(app[0], number)
+
+    def _reap(self) -> None:
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                break
+            if pid == 0:
+                break
+            if self._record.app is not None and pid == self._record.app[0]:
+                self._app_ended(status)
+            for job in self._jobs:
+                if job.pid == pid:
+                    self._job_ended(job, status)
+                    break
+        if self._sweeping:
+            self._sweep()
+
+    def _app_ended(self, status: int | None) -> None:
+        """The app's process is gone; `status` as waitpid gives it, None: nobody can know it."""
+        app, asked = self._record.app, self._record.state == "STOPPING"
+        lived = procfs.uptime(app[1]) if app else 0.0
+        for timer in ("resend", "kill"):
+            self._timers.pop(timer, None)
+        if self._pidfd is not None:
+            self._poller.unregister(self._pidfd)
+            os.close(self._pidfd)
+            self._pidfd = None
+        reason = _in_words(status)
+        self._record = self._record._replace(app=None, last_exit=reason, last_exit_at=time.time())
+        self._sweeping = True
+        if asked:
+            self._say(f"{self._app.name} {reason}")
+        else:
+            self._crashed(reason, lived)
+        self._sweep()
+
+    def _crashed(self, reason: str, lived: float) -> None:
+        in_a_row = crashes_in_a_row(
+            self._record.crashes_in_a_row, lived, self._app.min_healthy_time
+        )
+        delay = restart_delay(in_a_row)
+        self._record = self._record._replace(
+            app=None,
+            state="BACKOFF",
+            crashes=self._record.crashes + 1,
+            crashes_in_a_row=in_a_row,
+            last_exit=reason,
+            last_exit_at=time.time(),
+            restart_at=time.time() + delay,
+        )
+        self._after("restart", delay, self._restart_due)
+        if delay:
+            self._write()
+        self._say(f"{self._app.name} {reason} after {lived:.1f} s; starts again in {delay:g} s")
+
+    def _restart_due(self) -> None:
+        if not self._sweeping:
+            self._try_start()
+        else:
+            self._start_wanted = True
+
+    def _sweep(self) -> None:
+        """Ends what the app left behind: its port programs have sessions of their own."""
+        left = self._leftovers()
+        if not left:
+            self._sweeping = False
+            for timer in ("leftovers", "unkillable"):
+                self._timers.pop(timer, None)
+            self._gone()
+        elif "leftovers" not in self._timers and "unkillable" not in self._timers:
+            for pid in left:
+                _signal(pid, signal.SIGTERM)
+            self._after("leftovers", LEFTOVER_SECONDS, self._kill_leftovers)
+
+    def _kill_leftovers(self) -> None:
+        for pid in self._leftovers():
+            self._say(f"{self._app.name} left {procfs.name(pid)} (pid {pid}) behind: SIGKILL")
+            _signal(pid, signal.SIGKILL)
+        self._after("unkillable", UNKILLABLE_SECONDS, self._give_up_leftovers)
+
+    def _give_up_leftovers(self) -> None:
+        self._say(f"{self._leftovers()} cannot be killed; goes on without waiting for them")
+        self._sweeping = False
+        self._gone()
+
+    def _leftovers(self) -> list[int]:
+        """Our children that are neither the app nor a job, nor epmd, which outlives every app."""
+        known = {job.pid for job in self._jobs}
+        if self._record.app is not None:
+            known.add(self._record.app[0])
+        found = []
+        for pid in procfs.children(os.getpid()):
+            alive = pid not in known and procfs.start_time(pid) is not None
+            if alive and procfs.name(pid) != "epmd":
+                found.append(pid)
+        return found
+
+    def _gone(self) -> None:
+        """Nothing of the app is left."""
+        if self._record.state == "BACKOFF" and not self._ending and not self._stop_waiters:
+            if self._start_wanted or self._timers.get("restart", (1e18,))[0] <= time.monotonic():
+                self._try_start()
+            return
+        self._update(state="STOPPED", restart_at=None)
+        self._tell(self._stop_waiters, self._status())
+        if self._start_wanted and not self._ending:
+            self._try_start()
+
+    # --- requests ---------------------------------------------------------------------------
+
+    def _handle(self, client: Client, request: dict[str, Any]) -> None:
+        command = request.get("command")
+        if command == "status":
+            self._server.answer(client, self._status())
+        elif self._ending:
+            self._server.answer(client, {"ok": False, "error": "the supervisor is ending"})
+        elif command == "stop":
+            self._stop_waiters.append(client)
+            self._start_wanted = False
+            self._tell(
+                self._start_waiters, {"ok": False, "error": "a stop was asked for meanwhile"}
+            )
+            self._stop()
+        elif command == "start":
+            self._start(client, again=False)
+        elif command == "restart":
+            self._start(client, again=True)
+        elif command == "run":
+            self._run_job(client, request)
+        else:
+            self._server.answer(client, {"ok": False, "error": f"no such command: {command!r}"})
+
+    def _start(self, client: Client, *, again: bool) -> None:
+        """Makes the app run out of `current`: what runs from there stays, unless `again`."""
+        target = files.read_link(self._app.paths.link("current"))
+        record = self._record
+        if target is None:
+            self._server.answer(client, {"ok": False, "error": "no release is deployed"})
+            return
+        as_meant = record.state == "RUNNING" and record.folder == os.path.basename(target)
+        if as_meant and not again:
+            self._server.answer(client, self._status())
+            return
+        self._start_waiters.append(client)
+        self._record = record._replace(crashes_in_a_row=0)
+        self._start_wanted = True
+        if record.app is None and not self._sweeping:
+            self._try_start()
+        else:
+            self._stop()
+
+    def _run_job(self, client: Client, request: dict[str, Any]) -> None:
+        """Runs pre_commands, one after the other; the client's descriptor is the app's lock."""
+        lock = client.descriptors.pop() if client.descriptors else None
+        self._take_configuration()
+        job = Job(self._app, request, lock, client, self._umask)
+        self._jobs.append(job)
+        self._next_of(job)
+
+    def _next_of(self, job: Job) -> None:
+        answer = job.next()
+        if answer is None:
+            self._after(f"job {id(job)}", self._app.pre_command_timeout, job.run_out_of_time)
+            return
+        self._timers.pop(f"job {id(job)}", None)
+        self._jobs.remove(job)
+        job.close()
+        self._server.answer(job.client, answer)
+
+    def _job_ended(self, job: Job, status: int) -> None:
+        job.ended(_in_words(status) if status else None)
+        self._next_of(job)
+
+    def _tell(self, waiters: list[Client], answer: dict[str, Any]) -> None:
+        while waiters:
+            self._server.answer(waiters.pop(), answer)
+
+    def _status(self) -> dict[str, Any]:
+        return {"ok": True, **self._record._asdict()}
+
+    # --- notes ------------------------------------------------------------------------------
+
+    def _update(self, **changes: Any) -> None:
+        self._record = self._record._replace(**changes)
+        self._write()
+
+    def _write(self) -> None:
+        write_record(self._app.paths.record, self._record)
+
+    def _say(self, line: str) -> None:
+        print(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line}", file=sys.stderr, flush=True)
+
+
+def _signal(pid: int, number: int) -> None:
+    try:
+        os.kill(pid, number)
+    except ProcessLookupError:
+        pass
+
+
+def _in_words(status: int | None) -> str:
+    """A status of waitpid(2) as the end of a sentence."""
+    if status is None:
+        return "ended (its exit status is unknown, for another supervisor had started it)"
+    if os.WIFSIGNALED(status):
+        return f"was ended by {signal.Signals(os.WTERMSIG(status)).name}"
+    return f"exited with {os.WEXITSTATUS(status)}"

@@ -1,0 +1,8 @@
+# Evaluated when the release is built. The port and the greeting differ from
+# those of runtime.exs, so that an answer shows whether runtime.exs was applied.
+import Config
+
+config :counter,
+  port: 4999,
+  greeting: "hello from build time",
+  behaviour: String.to_atom(System.get_env("COUNTER_BEHAVIOUR", "good"))

@@ -1,0 +1,42 @@
+"""One way to show a measurement: a row of it, and rows as a plain-text table."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+
+class Row(NamedTuple):
+    """What was measured of ours and of a peer in the same run: medians, in milliseconds."""
+
+    name: str
+    ours_ms: float
+    peer: str
+    peer_ms: float
+    ratio: float  # ours / peer's: the smaller the better
+    target: float  # the ratio that is promised
+
+
+def render(rows: Iterable[Row]) -> str:
+    """Return the rows as a table, a line each, with `missed` where a target is."""
+    lines = [("", "ours ms", "peer", "peer ms", "ratio", "target", "")]
+    for row in rows:
+        lines.append(
+            (
+                row.name,
+                f"{row.ours_ms:.1f}",
+                row.peer,
+                f"{row.peer_ms:.1f}",
+                f"{row.ratio:.2f}",
+                f"<= {row.target:.2f}",
+                "" if row.ratio <= row.target else "missed",
+            )
+        )
+    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
+    return "\n".join(
+        "  ".join(
+            cell.ljust(width) if column in (0, 2, 6) else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in lines
+    )
