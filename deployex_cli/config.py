@@ -4,8 +4,6 @@ Option > environment > file > default. Every key is in SCHEMA, so an unknown one
 names the nearest known one. The paths of an app come from here and from nowhere else.
 """
 
-from __future__ import annotations
-
 import os
 import re
 from collections.abc import Callable, Mapping
@@ -17,9 +15,10 @@ from deployex_cli.errors import ConfigError
 DEFAULT_FILE = "/etc/deployex/deployex.toml"
 MASK = "********"
 LANGUAGES = ("elixir", "erlang", "gleam")
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
-_SIZE = re.compile(r"(\d+)(B|KB|MB|GB|KiB|MiB|GiB)")
-_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+# compiled when a value is there to be read
+_DURATION = r"(\d+(?:\.\d+)?)(ms|s|m|h|d)"
+_SIZE = r"(\d+)(B|KB|MB|GB|KiB|MiB|GiB)"
+_VARIABLE = r"[A-Za-z_][A-Za-z0-9_]*"
 _UNIT_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _UNIT_BYTES = {
     "B": 1,
@@ -101,7 +100,7 @@ class Config(NamedTuple):
 
 def parse_duration(value: Any) -> float:
     """Seconds of "30s", "10m", "500ms", "2h" or "1d". Raises ValueError."""
-    match = _DURATION.fullmatch(value) if isinstance(value, str) else None
+    match = re.fullmatch(_DURATION, value, re.ASCII) if isinstance(value, str) else None
     if match is None:
         raise ValueError('must be a duration with a unit, such as "30s", "10m" or "500ms"')
     return float(match[1]) * _UNIT_SECONDS[match[2]]
@@ -123,7 +122,7 @@ def _path(value: Any) -> str:
 
 
 def _size(value: Any) -> int:
-    match = _SIZE.fullmatch(value) if isinstance(value, str) else None
+    match = re.fullmatch(_SIZE, value, re.ASCII) if isinstance(value, str) else None
     if match is None:
         raise ValueError('must be a size with a unit, such as "500MB" or "4GiB"')
     return int(match[1]) * _UNIT_BYTES[match[2]]
@@ -173,7 +172,7 @@ def _variables(value: Any) -> tuple[tuple[str, str], ...]:
     if not isinstance(value, dict):
         raise ValueError('must be a table, such as { PORT = "4000" }')
     for key, item in value.items():
-        if not _VARIABLE.fullmatch(key):
+        if not re.fullmatch(_VARIABLE, key):
             raise ValueError(f"{key!r} is no name of an environment variable")
         if not isinstance(item, str) or "\0" in item:
             raise ValueError(f"{key} must be text in quotes, such as {key} = {str(item)!r}")
@@ -267,7 +266,7 @@ def load_config(file: str | None, environ: Mapping[str, str]) -> Config:
     return Config(environment, adapter, tuple(apps), reader.sources, reader.values, where)
 
 
-def _app(reader: _Reader, name: str, environment: str, paths: AppPaths) -> AppConfig:
+def _app(reader: "_Reader", name: str, environment: str, paths: AppPaths) -> AppConfig:
     values = {
         key: reader.value(f"apps.{name}.{key}", kind, _APP_DEFAULTS.get(key, name))
         for key, kind in _APP.items()
@@ -338,7 +337,7 @@ class _Reader:
 
     def value(self, key: str, kind: Callable[[Any], Any], default: Any) -> Any:
         """The value of a dotted key, checked by `kind`."""
-        generic = re.sub(r"^apps\.[^.]+\.", "apps.*.", key)
+        generic = f"apps.*.{key.rpartition('.')[2]}" if key.startswith("apps.") else key
         variable = self._variables.get(generic)
         found, source = default, "default"
         if variable and self._environ.get(variable):

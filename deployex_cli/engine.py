@@ -36,7 +36,8 @@ from deployex_cli.errors import (
 from deployex_cli.layout import files, releases
 from deployex_cli.layout.lock import AppLock
 from deployex_cli.layout.state_file import append_history, load_state, save_state
-from deployex_cli.storage.store import ReleaseStore, open_store
+from deployex_cli.storage import open_store
+from deployex_cli.storage.store import ReleaseStore
 from deployex_cli.supervise.handle import AppProcess
 
 Say = Callable[[str], None]
@@ -211,7 +212,7 @@ class Engine:
         """Puts a deployment in the place of the last one; by force, a ghost is one no more."""
         before = self.state.deployment
         event = Event.SUPERSEDED if lifecycle.on_trial(before) else None
-        state = lifecycle.succeed(self.state, deployment, event)
+        state = lifecycle.succeed(self.state, deployment._replace(by=self.by), event)
         target = deployment.target
         ghost = lifecycle.find_ghost(state, target.version, target.digest)
         if ghost is not None:
@@ -263,10 +264,9 @@ class Engine:
             "rollback",
             (),
             self._clock(),
-            self.by,
             reason,
         )
-        rollback = rollback._replace(phase=Phase.PREPARED, origin=failed.target)
+        rollback = rollback._replace(phase=Phase.PREPARED, origin=failed.target, by=self.by)
         self.save(lifecycle.succeed(ghosted, rollback, Event.ROLLED_BACK))
         try:
             self.run(switch_over(rollback))

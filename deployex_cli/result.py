@@ -1,7 +1,5 @@
 """What a command returns, and its two renderings: text for people, versioned JSON for scripts."""
 
-from __future__ import annotations
-
 import json
 import os
 import sys

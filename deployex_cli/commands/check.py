@@ -4,10 +4,8 @@ A timer calls this every few seconds for years, and nearly always nothing is due
 deployment needs is imported when there is one.
 """
 
-from __future__ import annotations
-
 import time
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from deployex_cli.commands.context import Say, all_apps, prepare_folders, who
 from deployex_cli.config import AppConfig, Config
@@ -20,8 +18,11 @@ from deployex_cli.layout.lock import AppLock
 from deployex_cli.layout.releases import read_disk
 from deployex_cli.layout.state_file import load_state
 from deployex_cli.result import Failure, Result, failure_of
-from deployex_cli.storage.store import ReleaseStore, open_store
+from deployex_cli.storage import open_store
 from deployex_cli.supervise.record import process_facts, read_record
+
+if TYPE_CHECKING:
+    from deployex_cli.storage.store import ReleaseStore
 
 
 class Options(NamedTuple):
@@ -59,7 +60,7 @@ def _check_app(config: Config, app: AppConfig, options: Options, say: Say) -> di
         manifest, trouble = _manifest(store)
         if trouble is not None and facts.disk.current is None:
             raise trouble
-        due = plan(state, manifest, facts, _policy(app, options), time.time(), who())
+        due = plan(state, manifest, facts, _policy(app, options), time.time())
         if due.steps:
             engine = _engine(config, app, lock, store, say)
             engine.run(due.steps, due.deployment)
@@ -70,7 +71,7 @@ def _check_app(config: Config, app: AppConfig, options: Options, say: Say) -> di
     return _outcome(app, due, recovery, "done" if due.steps or recovery.steps else "nothing_to_do")
 
 
-def _dry_run(app: AppConfig, store: ReleaseStore, options: Options, say: Say) -> dict[str, Any]:
+def _dry_run(app: AppConfig, store: "ReleaseStore", options: Options, say: Say) -> dict[str, Any]:
     """The plan and the reason for each step; nothing is changed."""
     state, facts = _look(app, say)
     recovery = recover(state, facts)
@@ -80,7 +81,7 @@ def _dry_run(app: AppConfig, store: ReleaseStore, options: Options, say: Say) ->
     manifest, trouble = _manifest(store)
     if trouble is not None:
         raise trouble
-    due = plan(state, manifest, facts, _policy(app, options), time.time(), who())
+    due = plan(state, manifest, facts, _policy(app, options), time.time())
     say(f"{app.name}: {'would ' if due.deployment else ''}{due.reason}")
     _say_steps(due.steps, say)
     return _outcome(app, due, recovery, "dry_run")
@@ -99,7 +100,7 @@ def _look(app: AppConfig, say: Say) -> tuple[State, Facts]:
     return loaded.state, Facts(disk, process_facts(read_record(app.paths.record)))
 
 
-def _manifest(store: ReleaseStore) -> tuple[Manifest | None, DeployexError | None]:
+def _manifest(store: "ReleaseStore") -> tuple[Manifest | None, DeployexError | None]:
     try:
         raw = store.read_manifest()
         return parse_manifest(raw, store.manifest_address()) if raw is not None else None, None
@@ -112,14 +113,19 @@ def _policy(app: AppConfig, options: Options) -> Policy:
 
 
 def _recover(
-    config: Config, app: AppConfig, lock: AppLock, store: ReleaseStore, recovery: Recovery, say: Say
+    config: Config,
+    app: AppConfig,
+    lock: AppLock,
+    store: "ReleaseStore",
+    recovery: Recovery,
+    say: Say,
 ) -> tuple[State, Facts]:
     engine = _engine(config, app, lock, store, say)
     engine.recover(recovery)
     return engine.state, engine.facts()
 
 
-def _engine(config: Config, app: AppConfig, lock: AppLock, store: ReleaseStore, say: Say) -> Any:
+def _engine(config: Config, app: AppConfig, lock: AppLock, store: "ReleaseStore", say: Say) -> Any:
     from deployex_cli.engine import Engine
     from deployex_cli.supervise.handle import AppProcess
 

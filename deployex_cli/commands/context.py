@@ -56,8 +56,14 @@ def who() -> str:
     """Who runs this, for the history: "timer" under systemd, else a user's name."""
     if os.environ.get("INVOCATION_ID"):
         return "timer"
-    user = os.environ.get("SUDO_USER") or os.environ.get("USER") or os.environ.get("LOGNAME")
-    return user or f"user {os.getuid()}"
+    if os.environ.get("SUDO_USER"):
+        return os.environ["SUDO_USER"]
+    import pwd
+
+    try:
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        return f"user {os.getuid()}"
 
 
 @contextmanager

@@ -4,8 +4,6 @@ Following goes on across a rotation (another file has the name), a truncation (t
 than what was read) and a file that is missing for a while.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import sys

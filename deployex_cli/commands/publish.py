@@ -18,7 +18,8 @@ from deployex_cli.layout.install import limits, required
 from deployex_cli.layout.otp_files import START_ERL, parse_start_erl
 from deployex_cli.layout.unpack import inspect
 from deployex_cli.result import Result
-from deployex_cli.storage.store import ReleaseStore, open_store
+from deployex_cli.storage import open_store
+from deployex_cli.storage.store import ReleaseStore
 
 
 def publish(
@@ -42,11 +43,13 @@ def publish(
         check_version(version)
     store = open_store(app)
     with _open(tarball) as package:
-        found = inspect(package,
+        found = inspect(
+            package,
             limits=limits(app),
             required=required(app),
             capture=(START_ERL,),
-            what=f"{app.name}: {tarball}",)
+            what=f"{app.name}: {tarball}",
+        )
         version = _version(app, version, found.captured.get(START_ERL), tarball)
         manifest = Manifest(version, git_hash, pre_commands, found.sha256)
         parse_manifest(encode_manifest(manifest), "to be written")

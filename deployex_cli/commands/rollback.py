@@ -26,7 +26,7 @@ def rollback(config: Config, app: AppConfig, version: str | None, say: Say) -> R
         if recovery.steps:
             engine.recover(recovery)
         try:
-            due = plan.rollback(engine.state, engine.facts(), version, time.time(), engine.by)
+            due = plan.rollback(engine.state, engine.facts(), version, time.time())
         except (NotFound, Refused) as error:
             raise type(error)(f"{app.name}: {error.message}") from None
         if due.deployment is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from deployex_cli.commands.context import all_apps, who
+from deployex_cli.commands.context import all_apps
 from deployex_cli.config import AppConfig, Config
 from deployex_cli.core.manifest import parse_manifest
 from deployex_cli.core.plan import Facts, Policy, plan
@@ -14,7 +14,7 @@ from deployex_cli.errors import DeployexError, ManifestError, StoreUnreachable, 
 from deployex_cli.layout.releases import read_disk
 from deployex_cli.layout.state_file import load_state
 from deployex_cli.result import Failure, Result, Table, failure_of
-from deployex_cli.storage.store import open_store
+from deployex_cli.storage import open_store
 from deployex_cli.supervise import procfs
 from deployex_cli.supervise.record import process_facts, read_record
 from deployex_cli.words import iso, mebibytes, seconds
@@ -101,7 +101,7 @@ def _published(
     interrupted = recover(state, facts).reason
     if interrupted:
         return published, interrupted
-    return published, plan(state, manifest, facts, Policy(app.min_healthy_time), now, who()).reason
+    return published, plan(state, manifest, facts, Policy(app.min_healthy_time), now).reason
 
 
 def _details(one: dict[str, Any]) -> Table:

@@ -19,7 +19,7 @@ from deployex_cli.core.state import Phase, Release, StepName
 from deployex_cli.errors import ConfigError, DeployexError, NotFound, Refused
 from deployex_cli.layout import releases
 from deployex_cli.result import Result
-from deployex_cli.storage.store import open_store
+from deployex_cli.storage import open_store
 
 if TYPE_CHECKING:
     from deployex_cli.engine import Engine
@@ -116,8 +116,8 @@ def _run(config: Config, app: AppConfig, verb: str, say: Say) -> Result:
 def _take_over(engine: Engine, target: Release) -> None:
     """A deployment by hand: it enters at the switch, and the next start goes on with it."""
     now = time.time()
-    deployment = begin(engine.state, engine.facts(), target, "deployment", (), now, engine.by)
-    deployment = deployment._replace(phase=Phase.STOPPED, reason="moved by hand")
+    deployment = begin(engine.state, engine.facts(), target, "deployment", (), now)
+    deployment = deployment._replace(phase=Phase.STOPPED, by=engine.by, reason="moved by hand")
     before = engine.state.deployment
     if before is not None and before.phase not in ENDED:
         event = Event.SUPERSEDED if on_trial(before) else Event.ROLLED_BACK

@@ -4,17 +4,14 @@ The manifest is what the release store says should run. Others write this file t
 keys are accepted; what we know must have the right type. PURE: bytes in, a value out.
 """
 
-from __future__ import annotations
-
 import json
-import re
 from typing import Any, NamedTuple
 
 from deployex_cli.core.names import version_problem
 from deployex_cli.errors import ManifestError
 
 MAX_BYTES = 1024 * 1024
-_SHA256 = re.compile(r"[0-9a-f]{64}")
+_HEXADECIMAL = frozenset("0123456789abcdef")
 
 
 class Manifest(NamedTuple):
@@ -52,7 +49,7 @@ def parse_manifest(raw: bytes, where: str) -> Manifest:
     if problem:
         raise _error(where, f"'version' {version[:200]!r} {problem}")
     sha256 = document.get("sha256")
-    if sha256 is not None and (not isinstance(sha256, str) or not _SHA256.fullmatch(sha256)):
+    if sha256 is not None and not _is_sha256(sha256):
         raise _error(where, "'sha256' must be 64 lower-case hexadecimal digits")
     return Manifest(version, _string(document, "hash", where), _commands(document, where), sha256)
 
@@ -94,6 +91,10 @@ def _commands(document: dict[str, Any], where: str) -> tuple[str, ...]:
             message = f"'pre_commands[{number}]' cannot be split: {str(error).lower()}"
             raise _error(where, message) from None
     return tuple(commands)
+
+
+def _is_sha256(value: object) -> bool:
+    return isinstance(value, str) and len(value) == 64 and _HEXADECIMAL.issuperset(value)
 
 
 def _string(document: dict[str, Any], key: str, where: str) -> str:

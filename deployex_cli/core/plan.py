@@ -14,8 +14,6 @@ confirmed one.
 PURE: facts in, steps out; `now` is read once by the caller, in seconds since the epoch.
 """
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 from deployex_cli.core.lifecycle import find_ghost, on_trial
@@ -96,9 +94,7 @@ class Plan(NamedTuple):
     notable: bool = False  # worth a line even when nothing is due and nobody watches
 
 
-def plan(
-    state: State, manifest: Manifest | None, facts: Facts, policy: Policy, now: float, by: str
-) -> Plan:
+def plan(state: State, manifest: Manifest | None, facts: Facts, policy: Policy, now: float) -> Plan:
     """What a check has to do once nothing is interrupted any more."""
     disk = facts.disk
     current = disk.find(disk.current)
@@ -124,9 +120,7 @@ def plan(
     if ghost is not None and not policy.force:
         reason = f"{manifest.version} is ghosted and not deployed: {ghost.reason}"
         return Plan((*judged, *_resume(facts)), reason)
-    deployment = begin(
-        state, facts, _release(manifest), "deployment", manifest.pre_commands, now, by
-    )
+    deployment = begin(state, facts, _release(manifest), "deployment", manifest.pre_commands, now)
     origin = deployment.origin
     reason = f"deploy {manifest.version}" + (f" over {origin.version}" if origin else "")
     return Plan((*judged, *full_deployment(deployment, facts)), reason, deployment)
@@ -139,10 +133,9 @@ def begin(
     kind: Kind,
     pre_commands: tuple[str, ...],
     now: float,
-    by: str,
     reason: str = "",
 ) -> Deployment:
-    """A deployment of `target` that has not done anything yet."""
+    """A deployment of `target` that has not done anything yet; the engine says by whom."""
     current = facts.disk.find(facts.disk.current)
     return Deployment(
         id=(state.deployment.id if state.deployment else 0) + 1,
@@ -155,12 +148,12 @@ def begin(
         intent=None,
         began_at=now,
         phase_at=now,
-        by=by,
+        by="",
         reason=reason,
     )
 
 
-def rollback(state: State, facts: Facts, version: str | None, now: float, by: str) -> Plan:
+def rollback(state: State, facts: Facts, version: str | None, now: float) -> Plan:
     """The way back to `previous`, or to `version`, which is on disk or in the release store.
 
     Raises NotFound when nothing is deployed or there is no version before, Refused when the target
@@ -188,8 +181,8 @@ def rollback(state: State, facts: Facts, version: str | None, now: float, by: st
             return Plan((), f"{version} is current already")
         target = disk.holding(version, None)
     release = as_release(target) if target else Release(version or "")
-    reason = f"rolled back from {current.version} by {by}"
-    deployment = begin(state, facts, release, "rollback", (), now, by, reason)
+    reason = f"rolled back from {current.version}"
+    deployment = begin(state, facts, release, "rollback", (), now, reason)
     steps = full_deployment(deployment, facts)
     return Plan(steps, f"go back from {current.version} to {release.version}", deployment)
 

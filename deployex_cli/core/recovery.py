@@ -13,8 +13,6 @@ Rules
 Used by check and by supervise alike. PURE: no os, socket, clock or store.
 """
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 from deployex_cli.core.lifecycle import LEFT_OF_NO_RETURN, NEXT_STEP, is_unfinished

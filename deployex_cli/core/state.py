@@ -5,8 +5,6 @@ writes it. It carries a schema version: an older one is migrated, a newer one is
 bytes in, values out.
 """
 
-from __future__ import annotations
-
 import json
 from enum import StrEnum
 from typing import Any, Literal, NamedTuple

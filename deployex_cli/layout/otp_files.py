@@ -5,8 +5,6 @@ libraries and cannot go back to it. We write it into a freshly unpacked folder, 
 ever starts (OTP: release_handler(3), "RELEASES file"; System Principles, "start_erl").
 """
 
-from __future__ import annotations
-
 import os
 import re
 from typing import NamedTuple

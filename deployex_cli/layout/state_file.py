@@ -1,7 +1,5 @@
 """The state file and the history on disk: read, rebuilt when lost, written as a whole."""
 
-from __future__ import annotations
-
 import json
 import os
 from collections.abc import Iterator

@@ -350,13 +350,11 @@ class TarGuard:
         if MARKER.encode() in path.partition(b"/")[0]:  # or the temporary name of it
             self._refuse("its name is reserved for deployex's own marker")
         self._entries += 1
-        self._count_header()
         if not path:
             # tar must not give the staging folder another mode.
             if kind != tar.DIRECTORY:
                 self._refuse("it takes the place of the root folder")
-            return
-        if kind == tar.REGULAR:
+        elif kind == tar.REGULAR:
             self._begin_file(path, header.mode, size, mtime, out)
         elif kind == tar.DIRECTORY:
             self._tree.add_directory(path)
@@ -370,6 +368,7 @@ class TarGuard:
             check_text(linkname, self._limits.max_path_bytes)
             self._tree.add_symlink(path, linkname)
             out.append(tar.build_header(path, kind, 0o777, 0, mtime, linkname))
+        self._count_header()
 
     def _begin_file(
         self, path: bytes, mode: int, size: int, mtime: int, out: list[bytes | memoryview]

@@ -7,8 +7,6 @@ the threads are gone, and the folder holds half a release: the caller removes it
 name, marker and syncfs when all went well. The digest is of the compressed bytes.
 """
 
-from __future__ import annotations
-
 import hashlib
 import os
 from collections.abc import Callable, Collection, Iterator
@@ -59,9 +57,11 @@ def unpack(
     """Unpack a tarball into the empty folder `into`, and return what it was.
 
     `what` names it in messages (file, app, version); `on_progress` gets the compressed bytes read
-    so far. Raise DigestMismatch (hexadecimal SHA-256 in `expected_sha256`, bytes in `expected_size`); PackageError for what is damaged,
-    unsafe or no release; DiskFull; DeployexError when tar fails otherwise. Errors of the source
-    pass through, and an OSError for a folder that is not there.
+    so far. `expected_sha256` is hexadecimal, `expected_size` in bytes.
+
+    Raise DigestMismatch; PackageError for what is damaged, unsafe or no release; DiskFull;
+    DeployexError when tar fails otherwise. Errors of the source pass through, and an OSError for a
+    folder that is not there.
     """
     disk = os.statvfs(into)
     guard = TarGuard(
@@ -94,7 +94,7 @@ def inspect(
     what: str = "the tarball",
     on_progress: Progress | None = None,
 ) -> Unpacked:
-    """Do every check of `unpack` and write nothing; raise the same, but for tar's and the disk's."""
+    """Do every check of `unpack` and write nothing; raise the same, less what tar and disk do."""
     guard = TarGuard(limits, required=required, capture=capture, what=what)
     intake = _Intake(source, limits, expected_size, what, on_progress)
     try:

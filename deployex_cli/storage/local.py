@@ -11,11 +11,13 @@ from __future__ import annotations
 
 import os
 import stat
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
-from deployex_cli.config import AppConfig
 from deployex_cli.errors import NotFound, StoreUnreachable, UnsafeFolder
 from deployex_cli.layout import files
+
+if TYPE_CHECKING:
+    from deployex_cli.config import AppConfig
 
 _COPY_BYTES = 1 << 20
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import BinaryIO, Protocol
 
-from deployex_cli.config import AppConfig
-
 
 class ReleaseStore(Protocol):
     """What commands ask of a store. All raise StoreUnreachable when it does not answer."""
@@ -37,10 +35,3 @@ class ReleaseStore(Protocol):
     def write_package(self, version: str, source: BinaryIO) -> None:
         """Puts a tarball there; it has its name only when it is whole."""
         ...
-
-
-def open_store(app: AppConfig) -> ReleaseStore:
-    """The store that the app's configuration names."""
-    from deployex_cli.storage.local import LocalStore
-
-    return LocalStore(app)

@@ -3,8 +3,6 @@
 The pure half (which words, which variables) of starting an app; supervisor.py does it.
 """
 
-from __future__ import annotations
-
 import glob
 import os
 import re

@@ -15,8 +15,8 @@ _PAGE = os.sysconf("SC_PAGE_SIZE")
 
 def boot_id() -> str:
     """The id of this boot of the machine."""
-    with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
-        return file.read().strip()
+    with open("/proc/sys/kernel/random/boot_id", "rb") as file:
+        return file.read().decode().strip()
 
 
 def start_time(pid: int) -> int | None:
@@ -55,7 +55,7 @@ def children(pid: int) -> list[int]:
     found = []
     try:
         for thread in os.listdir(f"/proc/{pid}/task"):
-            with open(f"/proc/{pid}/task/{thread}/children", encoding="ascii") as file:
+            with open(f"/proc/{pid}/task/{thread}/children", "rb") as file:
                 found += [int(child) for child in file.read().split()]
     except FileNotFoundError:
         # gone meanwhile, or a kernel without CONFIG_PROC_CHILDREN

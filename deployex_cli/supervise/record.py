@@ -4,8 +4,6 @@ Only the supervisor writes it, and the process that becomes the app, just before
 is never an app that no record tells of. Check and status read it without asking the supervisor.
 """
 
-from __future__ import annotations
-
 import json
 from typing import NamedTuple
 
