@@ -22,7 +22,8 @@ _PIPE_BYTES = 1024 * 1024  # /proc/sys/fs/pipe-max-size, what anyone may ask for
 _WAITING = 6  # lists of buffers, 256 KiB each
 _IOV_MAX = 1024  # buffers in one writev(2)
 _REPORT_BYTES = 4096
-_NO_ROOM = ("No space left on device", "Disk quota exceeded")  # strerror of ENOSPC and EDQUOT
+# strerror of ENOSPC and EDQUOT, and what GNU tar says of the write that just did not fit.
+_NO_ROOM = ("No space left on device", "Disk quota exceeded", "Wrote only ")
 
 # As the user who runs it, with the guard's modes: umask 022 takes nothing from those.
 _FLAGS = ("-x", "-f", "-", "-o", "--no-same-permissions")
@@ -45,7 +46,8 @@ class TarProcess:
         self._report = os.memfd_create("tar-stderr")
         try:
             self._process = subprocess.Popen(
-                [executable, *_FLAGS, *(_GNU_FLAGS if gnu else ()), "-C", into],
+                ["tar", *_FLAGS, *(_GNU_FLAGS if gnu else ()), "-C", into],
+                executable=executable,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.DEVNULL,
                 stderr=self._report,

@@ -30,7 +30,8 @@ SCRUBBED = frozenset(
     *("DEPLOYEX_ERLANG_COOKIE", "DEPLOYEX_SECRET_KEY_BASE"),
 }
 _OTP_FLAGS = re.compile(r"ERL_OTP\d+_FLAGS")
-COOKIE_FILE = "cookie.args"
+# `erl` itself reads a cookie from here when this folder is its HOME
+COOKIE_FILE = ".erlang.cookie"
 # always handed on where `env_inherit` names less: nothing runs without them
 _ALWAYS = ("PATH", "HOME", "LANG", "USER", "LOGNAME", "TZ")
 
@@ -68,9 +69,7 @@ def start_command(app: AppConfig, release: str, inherited: Mapping[str, str]) ->
     """What starts the release in the folder `release`, as the very process that is spawned."""
     env = app_environment(app, inherited)
     if app.language == "gleam":
-        return Command(
-            (*_erl(app, release, env), "-eval", f"{app.name}@@main:run({app.name})"), env
-        )
+        return Command(_gleam(app, release, env), env)
     verb = "start" if app.language == "elixir" else "foreground"
     return Command((script(app, release), verb), env)
 
@@ -82,9 +81,9 @@ def remote_command(app: AppConfig, release: str, inherited: Mapping[str, str]) -
         kind = "-name" if "@" in app.node else "-sname"
         host = app.node.partition("@")[2]
         own = f"remote_{os.getpid()}" + (f"@{host}" if host else "")
-        cookie = _cookie_words(app)
-        words = (_find("erl", env), kind, own, *cookie, "-hidden", "-remsh", app.node)
-        return Command(words, env)
+        if app.cookie is not None:
+            env["HOME"] = app.paths.work
+        return Command((_find("erl", env), kind, own, "-hidden", "-remsh", app.node), env)
     verb = "remote" if app.language == "elixir" else "remote_console"
     return Command((script(app, release), verb), env)
 
@@ -95,22 +94,26 @@ def script(app: AppConfig, release: str) -> str:
 
 
 def write_cookie_file(app: AppConfig) -> None:
-    """Puts the cookie where `erl` reads it, so that it never stands on a command line."""
+    """Puts the cookie where the VM reads it, so that it never stands on a command line.
+
+    (What an -args_file holds, erlexec puts on the command line of the VM: `ps` would show it.)
+    """
     if app.language == "gleam" and app.cookie is not None:
-        quoted = app.cookie.replace("\\", "\\\\").replace('"', '\\"')
-        line = f'-setcookie "{quoted}"\n'.encode()
-        files.write_file(f"{app.paths.work}/{COOKIE_FILE}", line, durable=False)
+        path = f"{app.paths.work}/{COOKIE_FILE}"
+        files.write_file(path, app.cookie.encode(), mode=0o400, durable=False)
 
 
-def _erl(app: AppConfig, release: str, env: Mapping[str, str]) -> tuple[str, ...]:
+def _gleam(app: AppConfig, release: str, env: Mapping[str, str]) -> tuple[str, ...]:
+    """What `gleam export erlang-shipment` wants run, as a node with our name and cookie."""
     paths = sorted(glob.glob(f"{glob.escape(release)}/erlang-shipment/*/ebin"))
     name = "-name" if "@" in app.node else "-sname"
-    words = (_find("erl", env), *(w for p in paths for w in ("-pa", p)), "-noshell", name, app.node)
-    return (*words, *_cookie_words(app))
-
-
-def _cookie_words(app: AppConfig) -> tuple[str, ...]:
-    return ("-args_file", f"{app.paths.work}/{COOKIE_FILE}") if app.cookie is not None else ()
+    words = [_find("erl", env), *(w for path in paths for w in ("-pa", path)), "-noshell"]
+    words += [name, app.node]
+    if app.cookie is not None:
+        file = f"{app.paths.work}/{COOKIE_FILE}".replace("\\", "\\\\").replace('"', '\\"')
+        read = f'{{ok, Cookie}} = file:read_file("{file}")'
+        words += ["-eval", f"{read}, erlang:set_cookie(binary_to_atom(Cookie))."]
+    return (*words, "-eval", f"{app.name}@@main:run({app.name})")
 
 
 def _find(program: str, env: Mapping[str, str]) -> str:
