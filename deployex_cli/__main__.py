@@ -64,7 +64,9 @@ def _check(options: dict[str, str]) -> None:
     try:
         config = load_config(options.get("--config"), os.environ)
         result = check(config, wanted, say_nothing if as_json else say)
-    except DeployexError as error:
+    except BrokenPipeError:
+        raise  # main's
+    except (DeployexError, OSError) as error:
         result = Result("check", {}, failures=(failure_of(error),))
     render(result, as_json=as_json)
     leave(result.exit_code)

@@ -70,7 +70,9 @@ def _finish(
     """Runs `work`, renders what comes of it, and exits."""
     try:
         result = work(load_config(config_file, os.environ))
-    except DeployexError as error:
+    except BrokenPipeError:
+        raise  # main's: whoever read our output has gone
+    except (DeployexError, OSError) as error:
         if debug:
             raise
         result = Result(command, {}, failures=(failure_of(error),))

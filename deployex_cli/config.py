@@ -175,7 +175,7 @@ def _variables(value: Any) -> tuple[tuple[str, str], ...]:
         if not re.fullmatch(_VARIABLE, key):
             raise ValueError(f"{key!r} is no name of an environment variable")
         if not isinstance(item, str) or "\0" in item:
-            raise ValueError(f"{key} must be text in quotes, such as {key} = {str(item)!r}")
+            raise ValueError(f'{key} must be text in quotes, such as {key} = "4000"')
     return tuple(sorted(value.items()))
 
 
@@ -232,7 +232,7 @@ def load_config(file: str | None, environ: Mapping[str, str]) -> Config:
     Raises ConfigError: a file that cannot be read or is no TOML, an unknown key (naming the nearest
     known one), a value of a wrong type, a bad name, no app at all.
     """
-    chosen = file or environ.get("DEPLOYEX_CONFIG")
+    chosen = file or environ.get("DEPLOYEX_CONFIG") or None
     path = chosen or DEFAULT_FILE
     document = _read(path, required=chosen is not None)
     where = path if document is not None else None
@@ -351,7 +351,7 @@ class _Reader:
             try:
                 found = kind(found)
             except ValueError as error:
-                shown = "" if key.rpartition(".")[2] in SECRETS else f" {found!r}"
+                shown = "" if key.rpartition(".")[2] in {*SECRETS, "env"} else f" {found!r}"
                 raise ConfigError(f"{place}:{shown} {error}") from None
         self.sources[key], self.values[key] = source, found
         return found
@@ -396,7 +396,7 @@ def _read(path: str, *, required: bool) -> dict[str, Any] | None:
         return tomli.loads(raw.decode())
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path} is not UTF-8 text (byte {error.start})") from None
-    except tomli.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path} is not TOML: {error}") from None
 
 

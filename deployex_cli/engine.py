@@ -28,11 +28,14 @@ from deployex_cli.core.state import Deployment, Ghost, Phase, Release, State, St
 from deployex_cli.errors import (
     DeployexError,
     FailedMidway,
+    Interrupted,
     PreCommandFailed,
     RollbackFailed,
     RolledBack,
+    SupervisorLost,
     SupervisorUnavailable,
 )
+from deployex_cli.interrupts import Interrupts
 from deployex_cli.layout import files, releases
 from deployex_cli.layout.lock import AppLock
 from deployex_cli.layout.state_file import append_history, load_state, save_state
@@ -63,10 +66,13 @@ class Engine:
         self.by = by
         self._store = store or open_store(app)
         self._clock = clock
+        self._interrupts = Interrupts()
         loaded = load_state(app, releases.read_disk(app.paths), clock())
+        self.state = loaded.state
         if loaded.warning:
             say(loaded.warning)
-        self.state = loaded.state
+            self.save(self.state)
+        self._log()
 
     def facts(self) -> Facts:
         """What is so now, on disk and in the process table."""
@@ -78,10 +84,11 @@ class Engine:
         Raises the step's own error when nothing that serves was changed, RolledBack,
         RollbackFailed and FailedMidway when something was.
         """
-        for step in steps:
-            if deployment is not None and step.name is StepName.UNPACK:
-                self._begin(deployment)
-            self._take(step)
+        with self._interrupts:
+            for step in steps:
+                if deployment is not None and step.name is StepName.UNPACK:
+                    self._begin(deployment)
+                self._take(step)
 
     def recover(self, recovery: Recovery) -> None:
         """Takes the steps that finish or undo what was interrupted."""
@@ -92,15 +99,28 @@ class Engine:
             self.state = self._with_ghost(deployment.target, recovery.ghost)
         self.run(recovery.steps)
 
-    def save(self, state: State) -> None:
-        """Makes `state` the one on disk."""
-        save_state(self.app, state)
-        self.state = state
+    def save(self, state: State, entry: dict[str, Any] | None = None) -> None:
+        """Makes `state` the one on disk, and `entry` one of the history.
 
-    def note(self, event: str, version: str | None, **more: Any) -> None:
-        """Adds an entry to the history."""
-        entry = {"at": self._clock(), "event": event, "version": version, "by": self.by, **more}
-        append_history(self.app, entry)
+        The entry is in the state until it is in the history: it is told if and only if it is so.
+        """
+        with self._interrupts.deferred():
+            if entry is not None:
+                state = state._replace(unlogged=(*state.unlogged, entry))
+            save_state(self.app, state)
+            self.state = state
+            self._log()
+
+    def entry(self, event: str, version: str | None, **more: Any) -> dict[str, Any]:
+        """An entry of the history, for `save`."""
+        return {"at": self._clock(), "event": event, "version": version, "by": self.by, **more}
+
+    def _log(self) -> None:
+        if self.state.unlogged:
+            for entry in self.state.unlogged:
+                append_history(self.app, entry)
+            self.state = self.state._replace(unlogged=())
+            save_state(self.app, self.state)
 
     # --- one step ---------------------------------------------------------------------------
 
@@ -123,12 +143,17 @@ class Engine:
         """A step of the deployment under way, between its intent and its outcome."""
         self.save(lifecycle.intend(self.state, step.name, self._clock()))
         phase = self._deployment.phase
+        left = phase in (Phase.IDLE, Phase.UNPACKED)
         try:
-            self._EFFECTS[step.name](self)
+            if left:
+                self._interrupts.raise_pending()
+                self._EFFECTS[step.name](self)
+            else:
+                with self._interrupts.deferred():
+                    self._EFFECTS[step.name](self)
         except SupervisorUnavailable as error:
-            if phase in (Phase.IDLE, Phase.UNPACKED):
-                self._abandon(error.message)
-                raise
+            if left:
+                self._failed(step, phase, error)
             raise FailedMidway(
                 f"{error.message}; the next check goes on with {self._deployment.target.version}"
             ) from None
@@ -144,7 +169,10 @@ class Engine:
             message = f"{self.app.name}: {step.name.value} of {version}:{where} {error.strerror}"
             error = DeployexError(message)
         if phase in (Phase.IDLE, Phase.UNPACKED):
-            if isinstance(error, PreCommandFailed):
+            begun = step.name is StepName.PREPARE and self._deployment.pre_commands
+            if begun and isinstance(error, (PreCommandFailed, SupervisorLost, Interrupted)):
+                if not isinstance(error, PreCommandFailed):
+                    error.message += f": the pre_commands of {version} go on, and are not repeated"
                 self.state = self._with_ghost(self._deployment.target, error.message)
             self._abandon(error.message)
             raise error
@@ -220,22 +248,26 @@ class Engine:
         self.save(state)
 
     def _advance(self, event: Event) -> None:
-        """The outcome: history first, for an entry that is there twice is seen and not added."""
+        """Writes the outcome of a step, and what the history tells of it."""
         state = lifecycle.advance(self.state, event, self._clock())
+        version, entry = self._deployment.target.version, None
         if event is Event.STARTED:
             verb = "rolled back" if self._deployment.kind == "rollback" else "deployed"
-            self._note_deployment(verb)
-            self._say(f"{self.app.name}: {verb} to {self._deployment.target.version}")
+            entry = self._entry_of_deployment(verb)
         elif event is Event.CONFIRMED:
-            self._note_deployment("confirmed")
-            self._say(f"{self.app.name}: {self._deployment.target.version} is confirmed")
-        self.save(state)
+            entry = self._entry_of_deployment("confirmed")
+        self.save(state, entry)
+        if entry is not None:
+            words = {"deployed": "deployed to", "rolled back": "rolled back to"}
+            self._say(f"{self.app.name}: {words.get(entry['event'], 'confirmed')} {version}")
 
     def _abandon(self, reason: str) -> None:
         """Ends a deployment left of the point of no return; what serves was not touched."""
-        releases.point(self.app.paths, "new", None)
-        self._note_deployment("failed", reason)
-        self.save(lifecycle.advance(self.state, Event.ABANDONED, self._clock(), reason))
+        with self._interrupts.deferred():
+            releases.point(self.app.paths, "new", None)
+            entry = self._entry_of_deployment("failed", reason)
+            ended = lifecycle.advance(self.state, Event.ABANDONED, self._clock(), reason)
+            self.save(ended, entry)
 
     def _go_back(self, reason: str) -> None:
         """Right of the point of no return: the version before takes over again. Always raises."""
@@ -245,14 +277,14 @@ class Engine:
             raise RollbackFailed(
                 f"{reason}; {app} does not run, the next check tries {version} again"
             )
-        self._note_deployment("failed", reason)
+        entry = self._entry_of_deployment("failed", reason)
         ghosted = self._with_ghost(failed.target, reason)
         way_back = self.facts().disk.find(failed.origin.folder) if failed.origin else None
         if way_back is None:
             self.process.stop()
             releases.point(self.app.paths, "current", None)
             ended = lifecycle.advance(ghosted, Event.ROLLED_BACK, self._clock(), reason)
-            self.save(ended)
+            self.save(ended, entry)
             raise RolledBack(
                 f"{reason}; there is no version before {version}: {app} is stopped and {version}"
                 " ghosted, publish another version"
@@ -267,7 +299,7 @@ class Engine:
             reason,
         )
         rollback = rollback._replace(phase=Phase.PREPARED, origin=failed.target, by=self.by)
-        self.save(lifecycle.succeed(ghosted, rollback, Event.ROLLED_BACK))
+        self.save(lifecycle.succeed(ghosted, rollback, Event.ROLLED_BACK), entry)
         try:
             self.run(switch_over(rollback))
         except RollbackFailed:
@@ -280,9 +312,9 @@ class Engine:
         ghost = Ghost(release.version, release.digest, reason, self._clock())
         return lifecycle.ghosted(self.state, ghost)
 
-    def _note_deployment(self, event: str, reason: str = "") -> None:
+    def _entry_of_deployment(self, event: str, reason: str = "") -> dict[str, Any]:
         deployment = self._deployment
-        self.note(
+        return self.entry(
             event,
             deployment.target.version,
             deployment=deployment.id,

@@ -118,6 +118,18 @@ class SupervisorUnavailable(SupervisorError):
     code = "supervisor_unavailable"
 
 
+class SupervisorLost(SupervisorUnavailable):
+    """It was asked, and ended before it answered: what was asked may have happened."""
+
+    code = "supervisor_lost"
+
+
+class Interrupted(DeployexError):
+    """SIGTERM or Ctrl-C, left of the point of no return."""
+
+    code = "interrupted"
+
+
 class PreCommandFailed(DeployexError):
     """A pre_command exited other than 0, or ran out of time."""
 

@@ -42,8 +42,11 @@ class Result(NamedTuple):
         return worst(failure.exit_code for failure in self.failures)
 
 
-def failure_of(error: DeployexError) -> Failure:
-    """The error as a value."""
+def failure_of(error: DeployexError | OSError) -> Failure:
+    """The error as a value; of the system's own errors, what it was about and what it was."""
+    if isinstance(error, OSError):
+        where = f"{error.filename}: " if error.filename else ""
+        return Failure(DeployexError.code, f"{where}{error.strerror}", ExitCode.FAILED)
     return Failure(error.code, error.message, error.exit_code)
 
 

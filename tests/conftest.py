@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.tiny import TinyWorld
 from tests.world import World, free_port
 
 ROOT = Path(__file__).parent.parent
@@ -63,5 +64,13 @@ def world(packages: Path, epmd_port: int) -> Iterator[World]:
 def bare(epmd_port: int, tmp_path: Path) -> Iterator[World]:
     """A machine on which nothing needs a BEAM: no package is built for it."""
     made = World(tmp_path, epmd_port)
+    yield made
+    made.end()
+
+
+@pytest.fixture
+def tiny(epmd_port: int, tmp_path: Path) -> Iterator[TinyWorld]:
+    """A machine whose app is a small script of the test's own."""
+    made = TinyWorld(tmp_path, epmd_port)
     yield made
     made.end()

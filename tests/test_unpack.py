@@ -108,7 +108,7 @@ def on_disk(folder: Path) -> dict[str, bytes]:
 def failure(
     data: bytes, into: Path, kind: type[DeployexError] = PackageError, **options: object
 ) -> str:
-    """The error, and its message once more; it is one line."""
+    """The message that the unpacking fails with; it is one line."""
     options = {"expected_sha256": None, "what": WHAT, **options}
     with pytest.raises(kind) as caught:
         unpack(io.BytesIO(data), str(into), **options)  # type: ignore[arg-type]

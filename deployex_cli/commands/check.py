@@ -53,9 +53,9 @@ def _check_app(config: Config, app: AppConfig, options: Options, say: Say) -> di
         return _dry_run(app, store, options, say)
     prepare_folders(app)
     with AppLock(app.paths.lock, app.name, "deployex check") as lock:
-        state, facts = _look(app, say)
+        state, facts, sound = _look(app)
         recovery = recover(state, facts)
-        if recovery.steps:
+        if recovery.steps or state.unlogged or not sound:
             state, facts = _recover(config, app, lock, store, recovery, say)
         manifest, trouble = _manifest(store)
         if trouble is not None and facts.disk.current is None:
@@ -73,7 +73,7 @@ def _check_app(config: Config, app: AppConfig, options: Options, say: Say) -> di
 
 def _dry_run(app: AppConfig, store: "ReleaseStore", options: Options, say: Say) -> dict[str, Any]:
     """The plan and the reason for each step; nothing is changed."""
-    state, facts = _look(app, say)
+    state, facts, _ = _look(app)
     recovery = recover(state, facts)
     if recovery.steps:
         say(f"{app.name}: would recover: {recovery.reason or recovery.steps[0].why}")
@@ -92,12 +92,12 @@ def _say_steps(steps: tuple[Step, ...], say: Say) -> None:
         say(f"  {number}. {step.name.value}: {step.why}")
 
 
-def _look(app: AppConfig, say: Say) -> tuple[State, Facts]:
+def _look(app: AppConfig) -> tuple[State, Facts, bool]:
+    """State and facts, and whether the state file was sound; the engine says what was wrong."""
     disk = read_disk(app.paths)
     loaded = load_state(app, disk, time.time())
-    if loaded.warning:
-        say(loaded.warning)
-    return loaded.state, Facts(disk, process_facts(read_record(app.paths.record)))
+    facts = Facts(disk, process_facts(read_record(app.paths.record)))
+    return loaded.state, facts, loaded.warning is None
 
 
 def _manifest(store: "ReleaseStore") -> tuple[Manifest | None, DeployexError | None]:

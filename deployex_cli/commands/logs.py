@@ -49,8 +49,7 @@ class Follower:
             file.seek(start)
             data = file.read(size) + data
         file.seek(end)
-        whole, _, self._partial = data.rpartition(b"\n")
-        lines = whole.split(b"\n") if whole else []
+        *lines, self._partial = data.split(b"\n")
         return self._lines(lines[-count:] if count else [])
 
     def more(self) -> Iterator[Line]:
@@ -120,9 +119,10 @@ def logs(
     ]
     tagged = len(followers) > 1
     for follower in followers:
-        _print(follower.last(count), tagged, as_json)
-        if not follow:
-            _print(follower.rest(), tagged, as_json)
+        lines = follower.last(count)
+        if not follow:  # a last line that has no end yet is one of the `count`
+            lines = [*lines, *follower.rest()][-count:] if count else []
+        _print(lines, tagged, as_json)
     while follow:
         for follower in followers:
             _print(follower.more(), tagged, as_json)

@@ -76,11 +76,11 @@ def restart(config: Config, app: AppConfig, say: Say) -> Result:
 def stop(config: Config, app: AppConfig, say: Say) -> Result:
     """Stops the app, which stays stopped; returns when all of it is gone."""
     with locked_engine(config, app, "deployex stop", say) as engine:
-        engine.save(engine.state._replace(wanted="stopped"))
-        engine.process.stop()
         disk = engine.facts().disk
         current = disk.find(disk.current)
-        engine.note("stopped", current.version if current else None)
+        engine.save(engine.state._replace(wanted="stopped"))
+        engine.process.stop()
+        engine.save(engine.state, engine.entry("stopped", current.version if current else None))
     return _result("stop", app, "stopped", current.version if current else None)
 
 
@@ -108,7 +108,7 @@ def _run(config: Config, app: AppConfig, verb: str, say: Say) -> Result:
             engine.process.restart()
         else:
             engine.process.start()
-        engine.note(f"{verb}ed", current.version)
+        engine.save(engine.state, engine.entry(f"{verb}ed", current.version))
         pid = engine.process.pid()
     return _result(verb, app, f"{current.version} runs (pid {pid})", current.version)
 

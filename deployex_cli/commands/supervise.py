@@ -23,19 +23,42 @@ from deployex_cli.layout.state_file import load_state
 from deployex_cli.supervise.record import process_facts, read_record
 from deployex_cli.supervise.supervisor import Supervisor
 
+# "lock,listener": the descriptors that a program before us in this process hands over
+HANDOVER = "DEPLOYEX_HANDOVER"
+
 
 def supervise(app: AppConfig, config_file: str | None, reload: Callable[[], AppConfig]) -> None:
     """Returns when it was told to end, and the app is gone. Raises SupervisorError."""
     umask = os.umask(0o077)
     prepare_folders(app)
     alone = AppLock(app.paths.supervise_lock, app.name, "deployex supervise")
-    if not alone.acquire():
+    handed = os.environ.pop(HANDOVER, None)
+    listener = None
+    if handed is not None:
+        lock_descriptor, listener = (int(number) for number in handed.split(","))
+        alone.take_over(lock_descriptor)
+    elif not alone.acquire():
         record = read_record(app.paths.record)
         who = f" (pid {record.supervisor[0]})" if record else ""
         raise SupervisorError(f"{app.name}: another supervisor{who} keeps it alive already")
+
+    def again(listening: int) -> None:
+        os.set_inheritable(alone.fileno(), True)
+        os.environ[HANDOVER] = f"{alone.fileno()},{listening}"
+        os.umask(umask)
+        try:
+            os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+        except OSError:
+            os.umask(0o077)
+            del os.environ[HANDOVER]
+            os.set_inheritable(alone.fileno(), False)
+            raise
+
+    supervisor = Supervisor(app, reload, umask, again, listener)
     lock = AppLock(app.paths.lock, app.name, "deployex supervise")
-    supervisor = Supervisor(app, reload, umask)
-    if lock.acquire():
+    if handed is not None:
+        supervisor.prepare(start=False)
+    elif lock.acquire():
         wanted = _recover(app, config_file, lock)
         supervisor.prepare(start=wanted)
         lock.release()

@@ -26,20 +26,23 @@ class Manifest(NamedTuple):
 def parse_manifest(raw: bytes, where: str) -> Manifest:
     """The manifest in `raw`; `where` is its address, for the error.
 
-    Raises ManifestError: empty, not JSON, not an object, a key missing or of a wrong type, a
-    version that could not be a folder's name, a pre_command with an open quote.
+    Raises ManifestError: empty, not UTF-8, not JSON, not an object, a key missing or of a wrong
+    type, text that is not Unicode, a version that could not be a folder's name, a pre_command with
+    an open quote.
     """
     if not raw.strip():
         raise _error(where, "is empty")
     if len(raw) > MAX_BYTES:
         raise _error(where, f"has {len(raw)} bytes, more than {MAX_BYTES}")
     try:
-        document = json.loads(raw)
+        document = json.loads(raw.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
         raise _error(where, f"is not UTF-8 text (byte {error.start})") from None
     except json.JSONDecodeError as error:
         place = f"line {error.lineno}, column {error.colno}"
         raise _error(where, f"is not JSON: {error.msg} at {place}") from None
+    except ValueError:
+        raise _error(where, "holds a number with too many digits") from None
     except RecursionError:
         raise _error(where, "is nested too deeply") from None
     if not isinstance(document, dict):
@@ -85,6 +88,7 @@ def _commands(document: dict[str, Any], where: str) -> tuple[str, ...]:
     for number, command in enumerate(commands):
         if not isinstance(command, str):
             raise _error(where, f"'pre_commands[{number}]' must be a string, not {_kind(command)}")
+        _check_unicode(command, f"pre_commands[{number}]", where)
         try:
             split_command(command)
         except ValueError as error:
@@ -103,7 +107,17 @@ def _string(document: dict[str, Any], key: str, where: str) -> str:
     value = document[key]
     if not isinstance(value, str):
         raise _error(where, f"'{key}' must be a string, not {_kind(value)}")
+    _check_unicode(value, key, where)
     return value
+
+
+def _check_unicode(text: str, key: str, where: str) -> None:
+    """JSON can escape half a character, which no terminal and no program's argument can take."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        half = f"\\u{ord(text[error.start]):04x}"
+        raise _error(where, f"'{key}' is not Unicode text: {half} stands alone") from None
 
 
 def _kind(value: object) -> str:

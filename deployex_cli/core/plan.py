@@ -222,7 +222,8 @@ def links_after_switch(deployment: Deployment, disk: Disk) -> tuple[str | None, 
     if deployment.kind == "deployment" and origin is not None:
         known = disk.find(origin.folder)
         proven = known is not None and known.confirmed_at is not None
-        if known is not None and (proven or disk.find(previous) is None):
+        # the target itself is no way back from it
+        if known is not None and (proven or previous == target or disk.find(previous) is None):
             previous = origin.folder
     return target, previous if previous != target else None
 

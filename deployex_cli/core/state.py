@@ -10,6 +10,7 @@ from enum import StrEnum
 from typing import Any, Literal, NamedTuple
 
 SCHEMA_VERSION = 1
+_END_OF_TIME = 253402300800  # the year 10000: what can be shown as a date
 
 Strategy = Literal["full_deployment", "hot_upgrade"]
 Kind = Literal["deployment", "rollback"]
@@ -87,6 +88,8 @@ class State(NamedTuple):
     wanted: Wanted = "running"
     deployment: Deployment | None = None
     ghosts: tuple[Ghost, ...] = ()
+    # entries that may not be in the history yet: written with what they tell of, in one rename
+    unlogged: tuple[dict[str, Any], ...] = ()
 
 
 class StateUnreadable(Exception):
@@ -108,6 +111,7 @@ def encode_state(state: State) -> bytes:
         "wanted": state.wanted,
         "deployment": _deployment_document(state.deployment),
         "ghosts": [ghost._asdict() for ghost in state.ghosts],
+        "unlogged": list(state.unlogged),
     }
     return json.dumps(document, indent=1).encode() + b"\n"
 
@@ -126,6 +130,7 @@ def decode_state(raw: bytes) -> State:
             wanted=_one_of(document["wanted"], "running", "stopped"),
             deployment=_deployment(document["deployment"]),
             ghosts=tuple(_ghost(item) for item in document["ghosts"]),
+            unlogged=tuple(_typed(item, dict) for item in document["unlogged"]),
         )
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise StateUnreadable(f"{type(error).__name__}: {error}") from None
@@ -193,6 +198,8 @@ def _optional(value: Any) -> str | None:
 def _seconds(value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError(f"{value!r} is not a number of seconds")
+    if not 0 <= value < _END_OF_TIME:
+        raise ValueError(f"{value!r} is no time of this age")
     return float(value)
 
 

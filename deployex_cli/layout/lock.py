@@ -51,6 +51,11 @@ class AppLock:
         self._descriptor = descriptor
         return True
 
+    def take_over(self, descriptor: int) -> None:
+        """Goes on holding what the program before us in this process held."""
+        os.set_inheritable(descriptor, False)
+        self._descriptor = descriptor
+
     def release(self) -> None:
         """Gives it back; a pre_command that inherited it holds on."""
         if self._descriptor is not None:

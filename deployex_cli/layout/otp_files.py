@@ -6,14 +6,12 @@ ever starts (OTP: release_handler(3), "RELEASES file"; System Principles, "start
 """
 
 import os
-import re
 from typing import NamedTuple
 
 from deployex_cli.layout import files
 
 START_ERL = "releases/start_erl.data"
 RELEASES = "releases/RELEASES"
-_PLAIN_ATOM = re.compile(r"[a-z][A-Za-z0-9_@]*")
 
 
 class StartErl(NamedTuple):
@@ -57,7 +55,7 @@ def write_releases(folder: str, name: str) -> bool:
 
 
 def _atom(name: str) -> str:
-    return name if _PLAIN_ATOM.fullmatch(name) else "'" + _escaped(name, "'") + "'"
+    return "'" + _escaped(name, "'") + "'"  # quoted always: `maybe` and `end` are reserved words
 
 
 def _string(text: str) -> str:

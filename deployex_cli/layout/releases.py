@@ -54,12 +54,13 @@ def read_marker(path: str, folder: str) -> OnDisk | None:
         if raw is None:
             return None
         document: dict[str, Any] = json.loads(raw)
+        digest, confirmed_at = document["sha256"], document["confirmed_at"]
         return OnDisk(
             folder=folder,
             version=str(document["version"]),
-            digest=document["sha256"],
+            digest=str(digest) if digest is not None else None,
             hash=str(document["hash"]),
-            confirmed_at=document["confirmed_at"],
+            confirmed_at=float(confirmed_at) if confirmed_at is not None else None,
         )
     except (OSError, ValueError, KeyError, TypeError):
         return None

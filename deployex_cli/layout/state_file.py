@@ -64,18 +64,14 @@ def save_state(app: AppConfig, state: State) -> None:
 
 
 def append_history(app: AppConfig, entry: dict[str, Any]) -> None:
-    """Adds an entry, on disk when this returns.
+    """Adds an entry, on disk when this returns; one that is among the last already is not added.
 
-    An entry with the `deployment` and `event` of one that is there already is that one, written by
-    a run that was killed before it could write the state: it is not added again.
+    So a run that was killed before it could say that the entry is written may write it again.
     """
     path = app.paths.history
     entries = list(read_history(app))
-    if "deployment" in entry:
-        same = (entry["deployment"], entry["event"], entry["version"])
-        for known in entries[-20:]:
-            if (known.get("deployment"), known.get("event"), known.get("version")) == same:
-                return
+    if entry in entries[-20:]:
+        return
     if len(entries) >= HISTORY_LIMIT + _HISTORY_SLACK:
         kept = [*entries[-HISTORY_LIMIT + 1 :], entry]
         files.write_file(path, b"".join(json.dumps(e).encode() + b"\n" for e in kept))

@@ -46,7 +46,7 @@ class TarProcess:
         self._report = os.memfd_create("tar-stderr")
         try:
             self._process = subprocess.Popen(
-                ["tar", *_FLAGS, *(_GNU_FLAGS if gnu else ()), "-C", into],
+                ["tar", *_FLAGS, *(_GNU_FLAGS if gnu else ()), "-C", into],  # noqa: S607
                 executable=executable,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.DEVNULL,

@@ -89,22 +89,21 @@ class LocalStore:
 
     def _open(self, path: str) -> BinaryIO:
         """Opens a file of the store, if nobody but us and root could have written it."""
-        descriptor = os.open(path, os.O_RDONLY)
-        file = os.fdopen(descriptor, "rb")
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # a FIFO would wait for its writer
         try:
             files.check_trusted(os.path.dirname(path))
             found = os.fstat(descriptor)
-            if stat.S_ISDIR(found.st_mode):
-                raise UnsafeFolder(f"{path} is a folder, and must be a file")
+            if not stat.S_ISREG(found.st_mode):
+                raise UnsafeFolder(f"{path} must be a file, and is a folder or something else")
             if found.st_uid not in (0, os.geteuid()) or found.st_mode & 0o022:
                 raise UnsafeFolder(
                     f"{path} belongs to or may be written by others, who could run code as"
                     f" {self._app}'s user; let it belong to root or to who runs this, and `chmod go-w`"
                 )
         except BaseException:
-            file.close()
+            os.close(descriptor)
             raise
-        return file
+        return os.fdopen(descriptor, "rb")
 
     def _unreachable(self, error: OSError) -> StoreUnreachable:
         return StoreUnreachable(

@@ -11,7 +11,7 @@ import socket
 from typing import Any
 
 from deployex_cli.config import AppConfig
-from deployex_cli.errors import SupervisorError, SupervisorUnavailable
+from deployex_cli.errors import SupervisorError, SupervisorLost, SupervisorUnavailable
 
 MAX_LINE = 64 * 1024
 _SLACK_SECONDS = 30.0  # beyond the longest that the supervisor itself may take
@@ -22,34 +22,35 @@ def ask(
 ) -> dict[str, Any]:
     """The supervisor's answer to `command`; `descriptor` is handed over with it.
 
-    `timeout` is what the supervisor may take for it, in seconds. Raises
-    SupervisorUnavailable: nobody listens, no answer in time, the connection was lost; SupervisorError:
-    the answer is an error.
+    `timeout` is what the supervisor may take for it, in seconds. Raises SupervisorUnavailable:
+    nobody listens; SupervisorLost: it was asked, and did not answer (in time); SupervisorError: the
+    answer is an error.
     """
     line = json.dumps({"command": command, **arguments}).encode() + b"\n"
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
         connection.settimeout(timeout + _SLACK_SECONDS)
         try:
             connection.connect(app.paths.socket)
+        except OSError as error:
+            raise SupervisorUnavailable(
+                f"{app.name}: no supervisor runs ({error.strerror}); `deployex start` starts one"
+            ) from None
+        try:
             if descriptor is None:
                 connection.sendall(line)
             else:
                 socket.send_fds(connection, [line], [descriptor])
             answer = _read_line(connection)
-        except (FileNotFoundError, ConnectionRefusedError):
-            raise SupervisorUnavailable(
-                f"{app.name}: no supervisor runs; `deployex start` starts one"
-            ) from None
         except TimeoutError:
-            raise SupervisorUnavailable(
+            raise SupervisorLost(
                 f"{app.name}: the supervisor did not answer `{command}` in {timeout:g} s"
             ) from None
         except OSError as error:
-            raise SupervisorUnavailable(
+            raise SupervisorLost(
                 f"{app.name}: the supervisor was lost during `{command}`: {error.strerror}"
             ) from None
     if answer is None:
-        raise SupervisorUnavailable(f"{app.name}: the supervisor ended during `{command}`")
+        raise SupervisorLost(f"{app.name}: the supervisor ended during `{command}`")
     if not answer.get("ok"):
         raise SupervisorError(f"{app.name}: {answer.get('error', 'the supervisor refused')}")
     return answer

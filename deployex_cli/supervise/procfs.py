@@ -63,6 +63,20 @@ def children(pid: int) -> list[int]:
     return found
 
 
+def descendants(pid: int) -> list[tuple[int, int]]:
+    """All that the process has begotten and that still has a line of living parents to it.
+
+    Each with its start time.
+    """
+    found: list[tuple[int, int]] = []
+    for child in children(pid):
+        started = start_time(child)
+        if started is not None:
+            found.append((child, started))
+            found += descendants(child)
+    return found
+
+
 def _all() -> list[int]:
     return [int(entry) for entry in os.listdir("/proc") if entry.isdigit()]
 

@@ -38,22 +38,19 @@ class ControlServer:
         poller: select.epoll,
         handle: Callable[[Client, dict[str, Any]], None],
         clock: Callable[[], float],
+        listener: int | None = None,
     ) -> None:
         self._path = path
         self._poller = poller
         self._handle = handle
         self._clock = clock
         self._clients: dict[int, Client] = {}
-        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        if listener is not None:
+            self._listener = socket.socket(fileno=listener)
+        else:
+            self._listener = _listen(path)
         self._listener.setblocking(False)
-        if os.path.lexists(path):
-            os.unlink(path)  # of a supervisor that was killed: we hold the lock that it held
-        before = os.umask(0o177)
-        try:
-            self._listener.bind(path)
-        finally:
-            os.umask(before)
-        self._listener.listen(_BACKLOG)
+        self._listener.set_inheritable(False)
         poller.register(self._listener.fileno(), select.EPOLLIN)
 
     def close(self) -> None:
@@ -64,6 +61,15 @@ class ControlServer:
         self._listener.close()
         if os.path.lexists(self._path):
             os.unlink(self._path)
+
+    def hand_over(self) -> int:
+        """The listening socket's descriptor, for the program that takes our place by exec."""
+        self._listener.set_inheritable(True)
+        return self._listener.fileno()
+
+    def take_back(self) -> None:
+        """Undoes `hand_over`, when the exec failed."""
+        self._listener.set_inheritable(False)
 
     def owns(self, descriptor: int) -> bool:
         """Whether an event of that descriptor is ours."""
@@ -163,3 +169,16 @@ class ControlServer:
         for descriptor in client.descriptors:
             os.close(descriptor)
         client.descriptors = []
+
+
+def _listen(path: str) -> socket.socket:
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    if os.path.lexists(path):
+        os.unlink(path)  # of a supervisor that was killed: we hold the lock that it held
+    before = os.umask(0o177)
+    try:
+        listener.bind(path)
+    finally:
+        os.umask(before)
+    listener.listen(_BACKLOG)
+    return listener

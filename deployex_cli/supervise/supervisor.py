@@ -19,7 +19,7 @@ from collections.abc import Callable
 from typing import Any
 
 from deployex_cli.config import AppConfig
-from deployex_cli.core.backoff import crashes_in_a_row, restart_delay
+from deployex_cli.core.backoff import LONGEST_SECONDS, crashes_in_a_row, restart_delay
 from deployex_cli.errors import DeployexError
 from deployex_cli.layout import files, libc
 from deployex_cli.layout.releases import read_marker
@@ -33,6 +33,7 @@ from deployex_cli.supervise.spawn import spawn
 
 RESEND_SECONDS = 2.0  # a VM in mid-reboot loses a SIGTERM: it is sent again
 LEFTOVER_SECONDS = 0.5  # what the app left behind gets SIGTERM, and this long
+ORPHAN_SECONDS = 0.02  # how often to look whether what an adopted app left has ended
 UNKILLABLE_SECONDS = 5.0  # after SIGKILL: then it is said, and not waited for any longer
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
 
@@ -40,12 +41,23 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
 class Supervisor:
     """One app's supervisor; `run` returns when it was told to end and the app is gone."""
 
-    def __init__(self, app: AppConfig, reload: Callable[[], AppConfig], umask: int) -> None:
+    def __init__(
+        self,
+        app: AppConfig,
+        reload: Callable[[], AppConfig],
+        umask: int,
+        again: Callable[[int], None],
+        listener: int | None = None,
+    ) -> None:
+        """`again` puts a new program in our place, and hands the listening socket over."""
         self._app = app
         self._reload = reload
         self._umask = umask
         self._poller = select.epoll()
-        self._server = ControlServer(app.paths.socket, self._poller, self._handle, time.monotonic)
+        self._again = again
+        self._server = ControlServer(
+            app.paths.socket, self._poller, self._handle, time.monotonic, listener
+        )
         self._timers: dict[str, tuple[float, Callable[[], None]]] = {}
         me = os.getpid()
         self._record = Record(procfs.boot_id(), (me, procfs.start_time(me) or 0))
@@ -55,7 +67,9 @@ class Supervisor:
         self._stop_waiters: list[Client] = []
         self._start_wanted = False  # once what runs is gone
         self._ending = False
+        self._again_wanted = False
         self._sweeping = False
+        self._orphans: list[tuple[int, int]] = []  # of an app that was not our child
         self._jobs: list[Job] = []
 
     # --- life -------------------------------------------------------------------------------
@@ -65,7 +79,7 @@ class Supervisor:
         libc.set_child_subreaper()
         self._wakeup = self._receive_signals()
         self._adopt()
-        if self._record.app is None:
+        if self._record.app is None and self._record.state == "STOPPED":
             self._write()
             if start and files.read_link(self._app.paths.link("current")):
                 self._try_start()
@@ -84,12 +98,33 @@ class Supervisor:
                 elif self._server.owns(descriptor):
                     self._server.ready(descriptor, events)
             self._due()
+            if self._again_wanted and self._is_idle():
+                self._begin_again()
         self._update(state="STOPPED")
         self._server.close()
         self._say("ended")
 
     def _busy(self) -> bool:
         return self._sweeping or bool(self._jobs)
+
+    def _is_idle(self) -> bool:
+        """Whether nothing is under way that only our memory knows of."""
+        waiters = self._start_waiters or self._stop_waiters
+        settled = self._record.state in ("RUNNING", "STOPPED", "BACKOFF")
+        return settled and not self._busy() and not waiters and not self._ending
+
+    def _begin_again(self) -> None:
+        """SIGHUP: the program that is installed now takes our place, and the app stays its child."""
+        self._again_wanted = False
+        self._say("SIGHUP: begins again")
+        notify("RELOADING=1")
+        self._write()
+        try:
+            self._again(self._server.hand_over())
+        except OSError as error:
+            self._server.take_back()
+            notify("READY=1")
+            self._say(f"goes on as it is: {error.filename}: {error.strerror}")
 
     def _receive_signals(self) -> int:
         """Turns signals into bytes on a pipe, so that they wait in the one place where we wait."""
@@ -103,6 +138,8 @@ class Supervisor:
     def _signalled(self, number: int) -> None:
         if number == signal.SIGCHLD:
             self._reap()
+        elif number == signal.SIGHUP:
+            self._again_wanted = True
         elif number in (signal.SIGTERM, signal.SIGINT) and not self._ending:
             self._ending = True
             notify("STOPPING=1")
@@ -132,23 +169,36 @@ class Supervisor:
     # --- starting ---------------------------------------------------------------------------
 
     def _adopt(self) -> None:
-        """Takes over the app that a supervisor before us left running, and starts no second one."""
+        """Takes over what a supervisor before us left running, and starts no second one."""
         record = read_record(self._app.paths.record)
         if record is None:
             return
-        alive = record.app is not None and lives(record.app, record)
-        self._record = record._replace(
-            boot_id=self._record.boot_id, supervisor=self._record.supervisor, restart_at=None
-        )
-        if not alive or record.app is None:
-            self._record = self._record._replace(app=None, state="STOPPED")
-            return
-        pid = record.app[0]
-        if pid not in procfs.children(os.getpid()):
-            self._pidfd = os.pidfd_open(pid)
-            self._poller.register(self._pidfd, select.EPOLLIN)
+        ours = self._record
+        self._record = record._replace(boot_id=ours.boot_id, supervisor=ours.supervisor)
+        if record.boot_id != ours.boot_id or record.app is None:
+            self._record = self._record._replace(app=None, restart_at=None)
+            if record.state == "BACKOFF" and record.supervisor == ours.supervisor:
+                left = (record.restart_at or 0.0) - time.time()
+                self._after("restart", min(max(left, 0.0), LONGEST_SECONDS), self._restart_due)
+            else:
+                self._record = self._record._replace(state="STOPPED")
+        elif record.app[0] in procfs.children(os.getpid()):
+            self._update(state="RUNNING")
+            self._reap()  # it may have ended while a new program took the old one's place
+        elif lives(record.app, record):
+            self._adopt_stranger(record.app)
+        else:
+            self._app_ended(None)
+
+    def _adopt_stranger(self, app: tuple[int, int]) -> None:
+        """Watches an app that is not our child: its exit is seen, its exit status is not."""
+        self._pidfd = os.pidfd_open(app[0])
+        self._poller.register(self._pidfd, select.EPOLLIN)
+        self._orphans = procfs.descendants(app[0])
         self._update(state="RUNNING")
-        self._say(f"adopts {self._app.name} (pid {pid}, {record.version}), which still runs")
+        self._say(
+            f"adopts {self._app.name} (pid {app[0]}, {self._record.version}), which still runs"
+        )
 
     def _try_start(self) -> None:
         """Starts what is current; what cannot be executed is told to who waits, or is a crash."""
@@ -221,6 +271,8 @@ class Supervisor:
             if not self._sweeping:
                 self._gone()
         elif self._record.state != "STOPPING":
+            if self._pidfd is not None:
+                self._orphans = procfs.descendants(app[0])
             self._update(state="STOPPING")
             self._send(signal.SIGTERM)
             self._after("resend", RESEND_SECONDS, self._resend)
@@ -308,9 +360,12 @@ class Supervisor:
     def _sweep(self) -> None:
         """Ends what the app left behind: its port programs have sessions of their own."""
         left = self._leftovers()
+        if self._orphans:  # nobody tells us of their end
+            self._after("orphans", ORPHAN_SECONDS, self._sweep)
         if not left:
             self._sweeping = False
-            for timer in ("leftovers", "unkillable"):
+            self._orphans = []
+            for timer in ("leftovers", "unkillable", "orphans"):
                 self._timers.pop(timer, None)
             self._gone()
         elif "leftovers" not in self._timers and "unkillable" not in self._timers:
@@ -327,6 +382,8 @@ class Supervisor:
     def _give_up_leftovers(self) -> None:
         self._say(f"{self._leftovers()} cannot be killed; goes on without waiting for them")
         self._sweeping = False
+        self._orphans = []
+        self._timers.pop("orphans", None)
         self._gone()
 
     def _leftovers(self) -> list[int]:
@@ -335,7 +392,8 @@ class Supervisor:
         if self._record.app is not None:
             known.add(self._record.app[0])
         found = []
-        for pid in procfs.children(os.getpid()):
+        orphans = [pid for pid, start in self._orphans if procfs.start_time(pid) == start]
+        for pid in (*procfs.children(os.getpid()), *orphans):
             alive = pid not in known and procfs.start_time(pid) is not None
             if alive and procfs.name(pid) != "epmd":
                 found.append(pid)

@@ -1,0 +1,48 @@
+"""Measures what the project promises, in less than three minutes: `python -m tests.bench`.
+
+Ratios are of medians of ours and of a peer, measured in turn in the same run; limits are absolute.
+Exit code 1: a target was missed. Not a test: a busy machine misses what a quiet one does not.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+
+from tests.bench import bench_check, bench_status, bench_supervise, bench_unpack, limits, table
+from tests.bench.limits import Limit
+from tests.bench.table import Row
+
+_RATIOS = {"check": bench_check.rows, "status": bench_status.rows, "unpack": bench_unpack.rows}
+_LIMITS = {"supervise": bench_supervise.limits}
+
+
+def main() -> int:
+    """Measures what is asked for, and prints it; the exit code."""
+    names = (*_RATIOS, *_LIMITS)
+    parser = argparse.ArgumentParser("python -m tests.bench", description="Measures the promises.")
+    parser.add_argument("--only", choices=names, action="append", help="this, and no other")
+    parser.add_argument("--json", action="store_true", help="machine-readable")
+    asked = parser.parse_args()
+    wanted = asked.only or names
+    rows = [row for name in _RATIOS if name in wanted for row in _RATIOS[name]()]
+    figures = [limit for name in _LIMITS if name in wanted for limit in _LIMITS[name]()]
+    if asked.json:
+        print(json.dumps(_document(rows, figures), indent=2))
+    else:
+        shown = (table.render(rows) if rows else "", limits.render(figures) if figures else "")
+        print("\n\n".join(filter(None, shown)))
+    missed = any(row.ratio > row.target for row in rows) or any(f.missed for f in figures)
+    return int(missed)
+
+
+def _document(rows: list[Row], figures: list[Limit]) -> dict[str, object]:
+    return {
+        "ratios": [{**row._asdict(), "missed": row.ratio > row.target} for row in rows],
+        "limits": [{**limit._asdict(), "missed": limit.missed} for limit in figures],
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())
