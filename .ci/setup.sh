@@ -1,18 +1,17 @@
 # Sourced by tests/run, .ci/run, .ci/lock and examples/quickstart: finds or installs what they need,
-# and leaves nothing behind. The caller has changed to the checkout's root.
+# and leaves nothing behind. The caller has set `name` and changed to the checkout's root.
 #
 # Sets: python (3.11 or later), scratch (a temporary folder that is removed at the end).
 # Writes only below the checkout, into $scratch, and through apt-get.
 # shellcheck shell=bash
+: "${name:?}"
 
-name=${0#"$PWD/"}
-case $name in /*) name=$(basename "$(dirname "$0")")/$(basename "$0") ;; esac
-name=${name#./}
 began=$SECONDS
 child= # the process that a signal is handed on to
 scratch=$(mktemp -d "${TMPDIR:-/tmp}/dxs.XXXXXX")
 
-say() { printf '%s: %s\n' "$name" "$*"; }
+exec 3>&1 # where we speak while a command's output goes elsewhere
+say() { printf '%s: %s\n' "$name" "$*" >&3; }
 die() {
   printf '%s: failed: %s\n' "$name" "$*" >&2
   exit 1
@@ -45,7 +44,7 @@ trap '_interrupted 15' TERM
 # Runs a command in the background, so that a signal reaches us at once, and is handed on.
 interruptible() {
   local code=0
-  "$@" <&0 &
+  "$@" <&0 3>&- &
   child=$!
   wait "$child" || code=$?
   child=
@@ -146,13 +145,11 @@ _beam_is_there() {
   for program in erl erlc epmd escript mix; do
     command -v "$program" >/dev/null || return 1
   done
-  # a release of the examples includes it, and Debian has it in a package of its own
-  erl -noshell -eval 'halt(case code:lib_dir(runtime_tools) of {error, _} -> 1; _ -> 0 end).'
 }
-# erl, erlc, epmd, escript and mix, with what a release needs.
+# erl, erlc, epmd, escript and mix.
 need_beam() {
   _beam_is_there && return
-  apt_install elixir erlang-base erlang-crypto erlang-dev erlang-runtime-tools
+  apt_install elixir
   _beam_is_there || die "Erlang or Elixir is still missing after the installation"
 }
 

@@ -258,8 +258,9 @@ class Engine:
             entry = self._entry_of_deployment("confirmed")
         self.save(state, entry)
         if entry is not None:
-            words = {"deployed": "deployed to", "rolled back": "rolled back to"}
-            self._say(f"{self.app.name}: {words.get(entry['event'], 'confirmed')} {version}")
+            confirmed = event is Event.CONFIRMED
+            line = f"{version} is confirmed" if confirmed else f"{entry['event']} to {version}"
+            self._say(f"{self.app.name}: {line}")
 
     def _abandon(self, reason: str) -> None:
         """Ends a deployment left of the point of no return; what serves was not touched."""

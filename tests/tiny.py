@@ -151,7 +151,11 @@ class TinyWorld(World):
         return (self.root / "supervise.said").read_text()
 
     def supervise(
-        self, state: str | None = "RUNNING", *, prepare: Callable[[], Any] | None = None, **more: Any
+        self,
+        state: str | None = "RUNNING",
+        *,
+        prepare: Callable[[], Any] | None = None,
+        **more: Any,
     ) -> subprocess.Popen[bytes]:
         """Begins `deployex supervise` as a child of the test; returns when it is in that state.
 

@@ -42,8 +42,8 @@ def eventually(what: Callable[[], Any], seconds: float = 20.0) -> Any:
     while True:
         try:
             found = what()
-        except (OSError, urllib.error.URLError, ValueError):
-            found = None
+        except (OSError, urllib.error.URLError, ValueError, LookupError, TypeError):
+            found = None  # not there yet, or not whole
         if found:
             return found
         if time.monotonic() > deadline:
@@ -278,6 +278,6 @@ env = {{ {inline} }}
     def _supervisor_or_none(self) -> int | None:
         try:
             pid = self.supervisor()
-        except (OSError, ValueError):
+        except (OSError, ValueError, LookupError, TypeError):
             return None
         return pid if pid in self.processes() else None

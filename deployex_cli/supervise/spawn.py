@@ -10,6 +10,7 @@ from typing import NoReturn
 from deployex_cli.supervise.command import Command
 
 _ALL_SIGNALS = signal.valid_signals()
+_FIXED = {signal.SIGKILL, signal.SIGSTOP}
 
 
 def spawn(
@@ -71,15 +72,16 @@ def _become(
     """In the child: never returns, never raises."""
     try:
         signal.set_wakeup_fd(-1)
-        for handled in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD):
-            signal.signal(handled, signal.SIG_DFL)
-        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # Python ignores it, and exec would keep that
-        signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+        for handled in _ALL_SIGNALS - _FIXED:
+            # Python ignores SIGPIPE, a shell's background job SIGINT: exec would keep that
+            if signal.getsignal(handled) is not signal.SIG_DFL:
+                signal.signal(handled, signal.SIG_DFL)
         os.setsid()
         os.chdir(folder)
         nothing = os.open(os.devnull, os.O_RDONLY)
         for descriptor, number in ((nothing, 0), (files[0], 1), (files[1], 2)):
             os.dup2(descriptor, number)
+        _close_inherited({0, 1, 2, report, keep})
         if keep is not None:
             os.set_inheritable(keep, True)
         if before_exec is not None:
@@ -93,3 +95,14 @@ def _become(
         os.write(report, f"0 {type(error).__name__}: {error}".encode()[:200])
     finally:
         os._exit(127)
+
+
+def _close_inherited(but: set[int | None]) -> None:
+    """Closes what whoever started us left open, too: nothing may hold the app's or their files."""
+    for entry in os.listdir("/proc/self/fd"):
+        descriptor = int(entry)
+        if descriptor not in but:
+            try:
+                os.close(descriptor)
+            except OSError:
+                continue  # the one that listed the folder
