@@ -227,7 +227,7 @@ APP_VARIABLE = "DEPLOYEX_MONITORED_APP_NAME"
 
 
 def load_config(file: str | None, environ: Mapping[str, str]) -> Config:
-    """What is in force. `file` is --config's; else $DEPLOYEX_CONFIG, else the default if it is there.
+    """What is in force. `file` is --config's; else $DEPLOYEX_CONFIG's, else the default if there.
 
     Raises ConfigError: a file that cannot be read or is no TOML, an unknown key (naming the nearest
     known one), a value of a wrong type, a bad name, no app at all.

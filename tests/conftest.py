@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import subprocess
@@ -33,8 +34,10 @@ def packages(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with every version of every example, built by the examples' own scripts."""
     folder = ROOT / ".cache/packages"
     folder.mkdir(parents=True, exist_ok=True)
-    for example in EXAMPLES:
-        subprocess.run([ROOT / "examples" / example / "build", folder], check=True)
+    with (folder.parent / "packages.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # one builds, the other workers wait
+        for example in EXAMPLES:
+            subprocess.run([ROOT / "examples" / example / "build", folder], check=True)
     return folder
 
 

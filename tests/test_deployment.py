@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+from pathlib import Path
 
 import pytest
 
@@ -250,7 +251,7 @@ def test_erlang_and_gleam_are_deployed_replaced_and_brought_back(
             world.confirm()
         world.ok("rollback")
         world.answers("0.1.0")
-        line = b" ".join(open(f"/proc/{world.vms()[0]}/cmdline", "rb").read().split(b"\0"))
+        line = Path(f"/proc/{world.vms()[0]}/cmdline").read_bytes()
         if app == "gleam_counter":
             assert b"monster" not in line, "our own command lines never show the cookie"
         world.ok("stop")
@@ -294,7 +295,7 @@ def test_the_environment_is_scrubbed_and_the_apps_own_table_wins(world: World) -
     world.answers("0.1.0")
     environ = dict(
         item.split("=", 1)
-        for item in open(f"/proc/{world.vms()[0]}/environ").read().split("\0")
+        for item in Path(f"/proc/{world.vms()[0]}/environ").read_text().split("\0")
         if "=" in item
     )
     assert environ["WITH_SPACES"] == "a b 'c' $d"

@@ -21,6 +21,7 @@ from deployex_cli.errors import DeployexError, DigestMismatch, DiskFull, Package
 from deployex_cli.layout import libc
 from deployex_cli.layout.tar_guard import Limits, Required
 from deployex_cli.layout.unpack import inspect, unpack
+from deployex_cli.supervise.procfs import children
 
 IMPORTABLE = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
 APP = [Required("bin/app", "executable")]
@@ -76,10 +77,10 @@ def into(tmp_path: Path) -> Path:
 @pytest.fixture(autouse=True)
 def leaves_nothing_behind() -> Iterator[None]:
     before = len(os.listdir("/proc/self/fd"))
+    others = set(children(os.getpid()))
     yield
     assert [t.name for t in threading.enumerate() if t.name.startswith("tar")] == []
-    with pytest.raises(ChildProcessError):  # no child, running or zombie
-        os.waitpid(-1, os.WNOHANG)
+    assert set(children(os.getpid())) == others, "no child of ours, running or zombie"
     assert len(os.listdir("/proc/self/fd")) == before
 
 

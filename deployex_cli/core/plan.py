@@ -215,7 +215,7 @@ def switch_over(deployment: Deployment) -> tuple[Step, ...]:
 def links_after_switch(deployment: Deployment, disk: Disk) -> tuple[str | None, str | None]:
     """What `current` and `previous` must name after the switch; the same when it is done again.
 
-    `previous` is the way back, so a version that never proved itself does not displace one that did.
+    `previous` is the way back, so one that never proved itself does not displace one that did.
     """
     target, origin = deployment.target.folder, deployment.origin
     previous = disk.previous

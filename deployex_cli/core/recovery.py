@@ -21,7 +21,7 @@ from deployex_cli.core.state import Deployment, Phase, State, StepName
 
 
 class Recovery(NamedTuple):
-    """The steps that are due before anything is compared; `ghost` is the reason to ghost, if any."""
+    """The steps that are due before anything is compared; `ghost`: why to ghost, if at all."""
 
     steps: tuple[Step, ...]
     reason: str = ""
@@ -52,7 +52,7 @@ def recover(state: State, facts: Facts) -> Recovery:
 
 
 def remaining(state: State, deployment: Deployment) -> tuple[Step, ...]:
-    """The steps from the deployment's phase on, without the start of an app that is to be stopped."""
+    """The steps from the deployment's phase on; no start of an app that is to be stopped."""
     names = [step.name for step in switch_over(deployment)]
     begin = names.index(NEXT_STEP[deployment.phase])
     steps = switch_over(deployment)[begin:]

@@ -82,7 +82,7 @@ class Inflater:
                     self._decoder = None
                 elif self._decoder.needs_input:
                     return
-        except igzip_lib.error as error:
+        except igzip_lib.error as error:  # type: ignore[misc]  # it has no type hints
             # "Error -6 Incorrect checksum found"
             raise GunzipError(f"is damaged ({str(error).partition(' ')[2]})") from None
 

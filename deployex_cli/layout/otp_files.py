@@ -1,4 +1,4 @@
-"""`releases/start_erl.data` and `releases/RELEASES`: what the VM boots, and what it knows of itself.
+"""`releases/start_erl.data` and `releases/RELEASES`: what the VM boots and knows of itself.
 
 A Mix release comes without RELEASES, so that release_handler knows the first release with no
 libraries and cannot go back to it. We write it into a freshly unpacked folder, before the release
@@ -42,7 +42,7 @@ def releases_term(name: str, boots: StartErl, libraries: list[str]) -> str:
 
 
 def write_releases(folder: str, name: str) -> bool:
-    """Writes RELEASES into a freshly unpacked release; False when there is one, or nothing to say."""
+    """Writes RELEASES into a freshly unpacked release; False: there is one, or nothing to say."""
     if os.path.lexists(f"{folder}/{RELEASES}"):
         return False
     raw = files.read_file(f"{folder}/{START_ERL}")

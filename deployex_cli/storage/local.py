@@ -98,7 +98,7 @@ class LocalStore:
             if found.st_uid not in (0, os.geteuid()) or found.st_mode & 0o022:
                 raise UnsafeFolder(
                     f"{path} belongs to or may be written by others, who could run code as"
-                    f" {self._app}'s user; let it belong to root or to who runs this, and `chmod go-w`"
+                    f" {self._app}'s user; let it belong to root or who runs this, and `chmod go-w`"
                 )
         except BaseException:
             os.close(descriptor)

@@ -85,7 +85,7 @@ class AppProcess:
         if os.environ.get("INVOCATION_ID"):
             unit = f"deployex-supervise@{self._app.name}.service"
             raise SupervisorUnavailable(
-                f"{self._app.name}: no supervisor runs, and under systemd it is started by its unit:"
+                f"{self._app.name}: no supervisor runs, and under systemd its unit starts it:"
                 f" `systemctl start {unit}`"
             )
         self._start_detached()

@@ -114,7 +114,7 @@ class Supervisor:
         return settled and not self._busy() and not waiters and not self._ending
 
     def _begin_again(self) -> None:
-        """SIGHUP: the program that is installed now takes our place, and the app stays its child."""
+        """SIGHUP: the program that is installed now takes our place; the app stays its child."""
         self._again_wanted = False
         self._say("SIGHUP: begins again")
         notify("RELOADING=1")

@@ -13,9 +13,9 @@ import sys
 import tarfile
 import tempfile
 import time
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Callable, Iterable, Mapping
 
 COMMON = Path(__file__).resolve().parent
 
@@ -133,10 +133,13 @@ def _pack(root: Path, tarball: Path, started: float) -> None:
 
     part = tarball.with_name(f".{tarball.name}.{os.getpid()}")
     try:
-        with part.open("wb") as raw, gzip.GzipFile("", "wb", 6, raw, mtime=0) as packed:
-            with tarfile.open(fileobj=packed, mode="w") as archive:
-                for child in sorted(root.iterdir()):
-                    archive.add(child, child.name, filter=normal)
+        with (
+            part.open("wb") as raw,
+            gzip.GzipFile("", "wb", 6, raw, mtime=0) as packed,
+            tarfile.open(fileobj=packed, mode="w") as archive,
+        ):
+            for child in sorted(root.iterdir()):
+                archive.add(child, child.name, filter=normal)
         # A source that was saved while this ran makes the tarball out of date.
         os.utime(part, (started, started))
         part.replace(tarball)
