@@ -1,8 +1,9 @@
 """Runs a command, and leaves nothing of it: when it ends, what it started and left is ended too.
 
 INT, TERM and HUP become a SIGINT to the command's process group, so that it can clean up; what is
-still there after the grace period, or after a second signal, is killed. Only the standard library,
-for any Python from 3.11 on.
+still there after the grace period, or after a second signal, is killed. (A terminal's Ctrl-C comes
+twice, once from the shell that waits for us: within a second it is the same one.) Only the standard
+library, for any Python from 3.11 on.
 
     python3 .ci/contain.py COMMAND [ARGUMENT ...]
 """
@@ -78,8 +79,9 @@ def run(command: list[str]) -> int:
     child = os.fork()
     if child == 0:
         os.setpgid(0, 0)
-        for number in SIGNALS:
-            signal.signal(number, signal.SIG_DFL)  # a shell's `&` ignores SIGINT
+        # a shell's `&` ignores SIGINT and SIGQUIT, Python itself SIGPIPE and SIGXFSZ
+        for number in (*SIGNALS, signal.SIGQUIT, signal.SIGPIPE, signal.SIGXFSZ):
+            signal.signal(number, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {*SIGNALS, signal.SIGCHLD})
         try:
             os.execvp(command[0], command)
@@ -92,10 +94,12 @@ def run(command: list[str]) -> int:
         came = signal.sigtimedwait({*SIGNALS, signal.SIGCHLD}, wait)
         code = reap().get(child)
         if came is not None and came.si_signo in SIGNALS and code is None:
-            if interrupted:
+            now = time.monotonic()
+            if deadline is None:
+                interrupted, deadline = came.si_signo, now + GRACE
+                os.killpg(child, signal.SIGINT)
+            elif now > deadline - GRACE + 1:
                 break
-            interrupted, deadline = came.si_signo, time.monotonic() + GRACE
-            os.killpg(child, signal.SIGINT)
         elif deadline is not None and time.monotonic() >= deadline:
             break
     left = end_all()

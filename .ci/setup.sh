@@ -116,17 +116,25 @@ need_venv() {
   need_python
   mkdir -p .cache
   local stamp
-  stamp=$(printf '%s\n' "$PWD" "$("$python" -V)" && sha256sum .ci/requirements.txt pyproject.toml \
-    deployex_cli/__init__.py)
+  stamp=$(echo "$PWD: $("$python" -V)" &&
+    sha256sum .ci/requirements.txt pyproject.toml deployex_cli/__init__.py)
   if [ -e .venv ] && [ ! -w .venv ]; then
     die "$PWD/.venv belongs to another user: remove it, or run this as that user"
   fi
   exec 9>.cache/setup.lock
   flock 9
-  if [ "$stamp" != "$(cat .venv/.stamp 2>/dev/null)" ] || ! .venv/bin/python -c '' 2>/dev/null; then
-    say "making .venv for $("$python" -V)"
-    rm -rf .venv
-    quietly contained "$python" -m venv .venv
+  local was
+  was=$(cat .venv/.stamp 2>/dev/null || true)
+  if [ "$stamp" != "$was" ] || ! .venv/bin/python -c '' 2>/dev/null; then
+    # the first line names the checkout and the Python: those two cannot be changed in place
+    if [ "${stamp%%$'\n'*}" = "${was%%$'\n'*}" ] && .venv/bin/python -c '' 2>/dev/null; then
+      say "refreshing .venv"
+      rm .venv/.stamp
+    else
+      say "making .venv for $("$python" -V)"
+      rm -rf .venv
+      quietly contained "$python" -m venv .venv
+    fi
     local pip=(env PIP_CACHE_DIR="$PWD/.cache/pip" PIP_DISABLE_PIP_VERSION_CHECK=1
       PIP_ROOT_USER_ACTION=ignore .venv/bin/python -m pip install --no-input)
     quietly contained "${pip[@]}" --require-hashes -r .ci/requirements.txt
@@ -155,6 +163,13 @@ need_beam() {
 
 # need_program PROGRAM [PACKAGE]
 need_program() { command -v "$1" >/dev/null || apt_install "${2:-$1}"; }
+# The same for what can be done without: only where it needs no password.
+want_program() {
+  command -v "$1" >/dev/null && return
+  command -v apt-get >/dev/null || return 0
+  [ "$(id -u)" -eq 0 ] || sudo -n true 2>/dev/null || return 0
+  apt_install "${2:-$1}"
+}
 
 # build_packages EXAMPLE ...: the examples' release packages, in .cache/packages.
 build_packages() {

@@ -90,8 +90,11 @@ def _supervise(options: dict[str, str]) -> None:
 
 
 def say(line: str) -> None:
-    """Tells a person, or a journal, as it happens."""
-    print(line, flush=True)
+    """Tells a person, or a journal, as it happens; what is done does not depend on who listens."""
+    try:
+        print(line, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
 def say_nothing(line: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import select
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -16,11 +17,11 @@ from deployex_cli.layout.lock import AppLock, holder, holder_lives
 
 ROOT = Path(__file__).parent.parent
 TAKE = """
-import sys
+import os, sys
 from deployex_cli.layout.lock import AppLock
 lock = AppLock(sys.argv[1], "counter", "deployex check")
 lock.__enter__()
-print("taken", flush=True)
+print(os.getpid(), flush=True)
 sys.stdin.read()
 """
 # takes it, hands it to a `cat` that reads our stdin to its end, and dies at once
@@ -29,10 +30,34 @@ import os, subprocess, sys
 from deployex_cli.layout.lock import AppLock
 lock = AppLock(sys.argv[1], "counter", "deployex check")
 lock.__enter__()
-subprocess.Popen(["cat"], pass_fds=[lock.fileno()])
-print("taken", flush=True)
+print(subprocess.Popen(["cat"], pass_fds=[lock.fileno()]).pid, flush=True)
 os._exit(9)
 """
+
+
+class Holder:
+    """A process that holds the lock, itself or by a child of its, until its stdin is closed."""
+
+    def __init__(self, program: str, path: str) -> None:
+        pipe = subprocess.PIPE
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", program, path], cwd=ROOT, stdin=pipe, stdout=pipe, text=True
+        )
+        self.pid = self.process.pid
+        assert self.process.stdout is not None
+        # readable once that process is gone, and all its descriptors with it
+        self._gone = os.pidfd_open(int(self.process.stdout.readline()))
+
+    def end(self) -> None:
+        """Lets it end, and waits until it has."""
+        if self._gone >= 0:
+            assert self.process.stdin is not None and self.process.stdout is not None
+            self.process.stdin.close()
+            select.select([self._gone], [], [])
+            self.process.wait()
+            self.process.stdout.close()
+            os.close(self._gone)
+            self._gone = -1
 
 
 @pytest.fixture
@@ -41,41 +66,23 @@ def path(tmp_path: Path) -> str:
 
 
 @pytest.fixture
-def other(path: str) -> Iterator[subprocess.Popen[str]]:
-    """Another process that holds the lock until its stdin is closed."""
-    yield from started(TAKE, path)
+def other(path: str) -> Iterator[Holder]:
+    """Another process that holds the lock."""
+    holder = Holder(TAKE, path)
+    yield holder
+    holder.end()
 
 
 @pytest.fixture
-def child_of_a_dead_one(path: str) -> Iterator[subprocess.Popen[str]]:
+def child_of_a_dead_one(path: str) -> Iterator[Holder]:
     """The lock in the hands of a process whose parent took it and is dead."""
-    yield from started(LEAVE, path)
-
-
-def started(program: str, path: str) -> Iterator[subprocess.Popen[str]]:
-    pipe = subprocess.PIPE
-    process = subprocess.Popen(
-        [sys.executable, "-c", program, path], cwd=ROOT, stdin=pipe, stdout=pipe, text=True
-    )
-    assert process.stdout is not None and process.stdin is not None
-    assert process.stdout.readline() == "taken\n"
-    yield process
-    process.stdin.close()
-    process.stdout.read()
-    process.wait()
-    process.stdout.close()
-
-
-def end(process: subprocess.Popen[str]) -> None:
-    """Lets it end, and all that it left behind: nobody holds its stdout any more."""
-    assert process.stdin is not None and process.stdout is not None
-    process.stdin.close()
-    process.stdout.read()
-    process.wait()
+    holder = Holder(LEAVE, path)
+    yield holder
+    holder.end()
 
 
 def test_the_second_is_told_who_holds_it_since_when_and_that_nothing_was_done(
-    path: str, other: subprocess.Popen[str]
+    path: str, other: Holder
 ) -> None:
     with pytest.raises(Locked) as caught, AppLock(path, "counter", "deployex stop"):
         raise AssertionError("two hold it")
@@ -90,22 +97,20 @@ def test_the_second_is_told_who_holds_it_since_when_and_that_nothing_was_done(
     assert holder_lives(path)
 
 
-def test_one_that_could_not_take_it_leaves_the_holders_name_in_it(
-    path: str, other: subprocess.Popen[str]
-) -> None:
+def test_one_that_could_not_take_it_leaves_the_holders_name_in_it(path: str, other: Holder) -> None:
     assert AppLock(path, "counter", "deployex stop").acquire() is False
     assert f"`deployex check` (pid {other.pid})" in holder(path)
 
 
-def test_it_is_free_once_its_holder_has_ended(path: str, other: subprocess.Popen[str]) -> None:
-    end(other)
+def test_it_is_free_once_its_holder_has_ended(path: str, other: Holder) -> None:
+    other.end()
     with AppLock(path, "counter", "deployex stop"):
         assert f"`deployex stop` (pid {os.getpid()})" in holder(path)
 
 
-def test_it_is_free_once_its_holder_was_killed(path: str, other: subprocess.Popen[str]) -> None:
-    other.kill()
-    other.wait()
+def test_it_is_free_once_its_holder_was_killed(path: str, other: Holder) -> None:
+    other.process.kill()
+    other.process.wait()
     lock = AppLock(path, "counter", "deployex stop")
     assert lock.acquire()
     lock.release()
@@ -128,16 +133,16 @@ def test_two_in_one_process_exclude_each_other_too(path: str) -> None:
 
 
 def test_a_command_that_inherited_it_holds_it_after_its_owner_died(
-    path: str, child_of_a_dead_one: subprocess.Popen[str]
+    path: str, child_of_a_dead_one: Holder
 ) -> None:
-    child_of_a_dead_one.wait()
+    child_of_a_dead_one.process.wait()
     with pytest.raises(Locked) as caught, AppLock(path, "counter", "deployex stop"):
         raise AssertionError("two hold it")
     pid = child_of_a_dead_one.pid
     words = f"counter: what `deployex check` (pid {pid}, ended) left running holds the lock since"
     assert caught.value.message.startswith(words)
     assert not holder_lives(path)
-    end(child_of_a_dead_one)
+    child_of_a_dead_one.end()
     with AppLock(path, "counter", "deployex stop"):
         assert holder_lives(path)
 

@@ -1,0 +1,137 @@
+"""pre_commands: once, from the new release, with the app's environment, while the old one serves."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+from tests.tiny import TinyWorld, shell
+from tests.world import eventually
+
+# `run` writes what it was given into a file, then does what the test asked for
+SCRIPT = """case $1 in
+  start) exec sleep 1000 ;;
+  note) shift; printf '%s\\n' "$#:$*:$GREETING" >> "$NOTES" ;;
+  fail) echo "it went wrong"; exit 3 ;;
+  hang) echo begun >> "$NOTES"; sleep 1000 & sleep 1000 ;;
+  wait) echo begun >> "$NOTES"
+    while [ ! -e "$NOTES.go" ]; do sleep 0.02; done
+    echo ended >> "$NOTES" ;;
+esac"""
+
+
+def ready(tiny: TinyWorld, lines: str = "") -> Path:
+    """A world in which 0.1.0 runs, and the file that pre_commands write to."""
+    notes = tiny.root / "notes"
+    tiny.configure(lines, env={"NOTES": str(notes), "GREETING": "hello you"})
+    tiny.roll_out("0.1.0", shell(SCRIPT))
+    return notes
+
+
+def test_they_run_once_with_their_words_split_and_no_shell(tiny: TinyWorld) -> None:
+    notes = ready(tiny)
+    command = f"note 'two words' $(touch {tiny.root}/oops) ;"
+    tiny.offer("0.1.1", shell(SCRIPT), "--pre-command", command, "--pre-command", "note second")
+    tiny.ok("check")
+    lines = notes.read_text().splitlines()
+    assert lines == [f"4:two words $(touch {tiny.root}/oops) ;:hello you", "1:second:hello you"]
+    assert not (tiny.root / "oops").exists()
+    tiny.kill(tiny.pid(), signal.SIGKILL)
+    eventually(lambda: tiny.record()["crashes"] == 1 and tiny.record()["state"] == "RUNNING")
+    tiny.ok("rollback")
+    assert len(notes.read_text().splitlines()) == 2, "not after a crash, and not in a rollback"
+
+
+def test_the_old_version_serves_while_they_run(tiny: TinyWorld) -> None:
+    notes = ready(tiny)
+    old = tiny.pid()
+    tiny.offer("0.1.1", shell(SCRIPT), "--pre-command", "wait")
+    check = tiny.begin("check")
+    eventually(notes.exists)
+    assert tiny.pid() == old
+    assert tiny.link("current") == "0.1.0"
+    assert tiny.status()["pid"] == old, "status waits for nobody"
+    second = tiny.run("check")
+    assert second.code == 75
+    assert f"`deployex check` (pid {check.pid}) holds the lock since" in second.err
+    Path(f"{notes}.go").touch()
+    assert check.wait(20) == 0
+    check.communicate()
+    assert tiny.link("current") == "0.1.1"
+
+
+def test_one_that_fails_ends_the_deployment_and_ghosts_the_version(tiny: TinyWorld) -> None:
+    ready(tiny)
+    old = tiny.pid()
+    tiny.offer("0.1.1", shell(SCRIPT), "--pre-command", "fail")
+    ran = tiny.run("check")
+    assert ran.code == 1
+    assert "pre_command `fail` exited with 3" in ran.err
+    assert "it went wrong" in tiny.log().read_text()
+    assert tiny.pid() == old
+    assert (tiny.link("new"), tiny.link("current")) == (None, "0.1.0")
+    assert "ghosted" in tiny.ok("check", "-v")
+    assert tiny.history()[-1] == ("failed", "0.1.1")
+
+
+def test_one_that_runs_out_of_time_is_ended_with_its_children(tiny: TinyWorld) -> None:
+    ready(tiny, 'pre_command_timeout = "300ms"')
+    sleeping = set(tiny.processes("sleep"))
+    tiny.offer("0.1.1", shell(SCRIPT), "--pre-command", "hang")
+    ran = tiny.run("check")
+    assert ran.code == 1
+    assert "did not end in 0.3 s" in ran.err
+    eventually(lambda: set(tiny.processes("sleep")) == sleeping)
+
+
+def test_a_check_that_is_killed_leaves_them_running_and_the_lock_with_them(tiny: TinyWorld) -> None:
+    notes = ready(tiny)
+    old = tiny.pid()
+    tiny.offer("0.1.1", shell(SCRIPT), "--pre-command", "wait")
+    check = tiny.begin("check")
+    eventually(notes.exists)
+    check.kill()
+    check.communicate()
+    second = tiny.run("check")
+    assert second.code == 75
+    assert f"(pid {check.pid}, ended) left running holds the lock" in second.err
+    Path(f"{notes}.go").touch()
+    eventually(lambda: "ended" in notes.read_text())
+    eventually(lambda: tiny.run("check").code != 75)
+    assert notes.read_text().splitlines() == ["begun", "ended"], "it is not run again by itself"
+    assert tiny.pid() == old
+    assert tiny.link("new") is None
+    assert "interrupted while its pre_commands ran" in tiny.status()["ghosts"][0]["reason"]
+    tiny.ok("check", "--force")
+    assert tiny.link("current") == "0.1.1"
+
+
+def test_ctrl_c_during_them_leaves_the_old_version_and_says_that_they_go_on(
+    tiny: TinyWorld,
+) -> None:
+    notes = ready(tiny)
+    old = tiny.pid()
+    tiny.offer("0.1.1", shell(SCRIPT), "--pre-command", "wait")
+    check = tiny.begin("check")
+    eventually(notes.exists)
+    os.kill(check.pid, signal.SIGINT)
+    _, err = check.communicate(timeout=20)
+    assert check.returncode == 1
+    assert "interrupted by SIGINT" in err
+    assert (tiny.pid(), tiny.link("new"), tiny.link("current")) == (old, None, "0.1.0")
+    assert [g["version"] for g in tiny.status()["ghosts"]] == ["0.1.1"]
+    Path(f"{notes}.go").touch()
+
+
+def test_a_stop_signal_right_of_the_point_of_no_return_waits_for_the_start(tiny: TinyWorld) -> None:
+    ready(tiny)
+    tiny.kill(tiny.pid(), signal.SIGSTOP)  # so that the stop takes until SIGKILL
+    tiny.configure('stop_timeout = "500ms"')
+    tiny.offer("0.1.1")
+    check = tiny.begin("check")
+    eventually(lambda: tiny.record()["state"] == "STOPPING")
+    os.kill(check.pid, signal.SIGTERM)
+    check.communicate(timeout=60)
+    assert tiny.link("current") == "0.1.1"
+    eventually(lambda: tiny.record()["state"] == "RUNNING")
