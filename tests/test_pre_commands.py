@@ -1,4 +1,4 @@
-"""pre_commands: once, from the new release, with the app's environment, while the old one serves."""
+"""pre_commands: once, from the new release, with its environment, while the old one serves."""
 
 from __future__ import annotations
 

@@ -78,7 +78,8 @@ def stop(config: Config, app: AppConfig, say: Say) -> Result:
     with locked_engine(config, app, "deployex stop", say) as engine:
         disk = engine.facts().disk
         current = disk.find(disk.current)
-        engine.save(engine.state._replace(wanted="stopped"))
+        if current is not None:  # what never ran is not stopped by a person
+            engine.save(engine.state._replace(wanted="stopped"))
         engine.process.stop()
         engine.save(engine.state, engine.entry("stopped", current.version if current else None))
     return _result("stop", app, "stopped", current.version if current else None)
