@@ -151,6 +151,75 @@ def test_reading_follows_no_link_and_a_missing_file_is_none(tmp_path: Path) -> N
         files.read_file(str(tmp_path / "link"))
 
 
+def test_a_file_is_for_us_alone_unless_somebody_says_otherwise(tmp_path: Path) -> None:
+    files.write_file(str(tmp_path / "state.json"), b"new")
+    assert mode(tmp_path / "state.json") == 0o600
+
+
+# --- what a power cut leaves ----------------------------------------------------------------
+
+
+class Seen:
+    """What reaches the disk, in its order: each call is made, and written down."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.calls: list[str] = []
+        for name in ("rename", "symlink", "unlink"):
+            monkeypatch.setattr(os, name, self._told(name, getattr(os, name)))
+        monkeypatch.setattr(os, "fsync", self._synced(os.fsync))
+
+    def _told(self, name: str, call: Callable[..., None]) -> Callable[..., None]:
+        def told(*paths: str, **more: object) -> None:
+            self.calls.append(f"{name} {Path(paths[-1]).name}")
+            call(*paths, **more)
+
+        return told
+
+    def _synced(self, call: Callable[[int], None]) -> Callable[[int], None]:
+        def synced(descriptor: int) -> None:
+            self.calls.append(f"fsync {Path(f'/proc/self/fd/{descriptor}').readlink().name}")
+            call(descriptor)
+
+        return synced
+
+
+@pytest.mark.parametrize(
+    ("act", "order"),
+    [
+        (
+            lambda at: files.write_file(f"{at}/state.json", b"new"),
+            ["fsync .state.json.tmp", "rename state.json", "fsync box"],
+        ),
+        (lambda at: files.write_file(f"{at}/x", b"", durable=False), ["rename x"]),
+        (lambda at: files.append_line(f"{at}/new", b"x"), ["fsync new", "fsync box"]),
+        (lambda at: files.append_line(f"{at}/file", b"x"), ["fsync file"]),
+        (
+            lambda at: files.set_link(f"{at}/link", "new"),
+            ["unlink .link.tmp", "symlink .link.tmp", "rename link", "fsync box"],
+        ),
+        (lambda at: files.set_link(f"{at}/link", "old"), []),
+        (lambda at: files.remove_link(f"{at}/link"), ["unlink link", "fsync box"]),
+        (lambda at: files.remove_link(f"{at}/missing"), ["unlink missing"]),
+        (lambda at: files.remove_tree(f"{at}/folder"), ["rename .trash-folder", "fsync box"]),
+        (lambda at: files.remove_tree(f"{at}/.staging"), []),
+    ],
+)
+def test_a_name_is_given_after_its_content_is_on_disk_and_the_folder_is_synced_after_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, act: Callable[[Path], None], order: list[str]
+) -> None:
+    box = tmp_path / "box"
+    for name in ("folder", ".staging"):
+        (box / name).mkdir(parents=True)
+    (box / "link").symlink_to("old")
+    (box / "file").write_bytes(b"old\n")
+    descriptors = os.listdir("/proc/self/fd")
+    with monkeypatch.context() as patch:
+        seen = Seen(patch)
+        act(box)
+    assert seen.calls == order
+    assert os.listdir("/proc/self/fd") == descriptors, "none is left open"
+
+
 # --- append_line ----------------------------------------------------------------------------
 
 

@@ -147,6 +147,10 @@ def test_no_deployment_is_neither_unfinished_nor_on_trial() -> None:
     assert not on_trial(None)
 
 
+def test_the_first_deployment_takes_nobodys_place() -> None:
+    assert succeed(State(), deployment()) == State(deployment=deployment())
+
+
 def test_an_intent_says_what_and_when_and_moves_nothing() -> None:
     moved = intend(State(deployment=deployment()), StepName.UNPACK, 5.0).deployment
     assert moved == deployment(intent=StepName.UNPACK)._replace(phase_at=5.0)

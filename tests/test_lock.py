@@ -102,6 +102,12 @@ def test_one_that_could_not_take_it_leaves_the_holders_name_in_it(path: str, oth
     assert f"`deployex check` (pid {other.pid})" in holder(path)
 
 
+def test_one_that_could_not_take_it_leaves_no_descriptor_open(path: str, other: Holder) -> None:
+    before = os.listdir("/proc/self/fd")
+    assert not AppLock(path, "counter", "deployex stop").acquire()
+    assert os.listdir("/proc/self/fd") == before
+
+
 def test_it_is_free_once_its_holder_has_ended(path: str, other: Holder) -> None:
     other.end()
     with AppLock(path, "counter", "deployex stop"):

@@ -143,6 +143,7 @@ def test_a_byte_order_mark_is_no_harm() -> None:
 
 
 def test_the_largest_manifest_that_is_allowed_is_read() -> None:
+    assert MAX_BYTES == 2**20
     assert parse_manifest(raw().ljust(MAX_BYTES), WHERE).version == "1.2.3"
 
 
@@ -160,6 +161,10 @@ manifests = st.builds(
 @given(manifests)
 def test_what_is_encoded_reads_back_the_same(manifest: Manifest) -> None:
     assert parse_manifest(encode_manifest(manifest), WHERE) == manifest
+
+
+def test_keys_that_say_nothing_are_not_written() -> None:
+    assert json.loads(encode_manifest(Manifest("1", ""))) == {"version": "1", "hash": ""}
 
 
 @given(st.binary(max_size=200))

@@ -53,13 +53,25 @@ def test_a_version_that_could_leave_its_folder_or_look_like_an_option_is_refused
 
 
 @pytest.mark.parametrize(
-    "node", ["counter", "my-app_2", "counter@10.0.0.5", "c@host.example", "c@::1", "N" * 64]
+    "node",
+    [
+        "counter",
+        "my-app_2",
+        "counter@10.0.0.5",
+        "c@host.example",
+        "c@::1",
+        "N" * 64,
+        "c@h",
+        "c@" + "h" * 255,
+    ],
 )
 def test_a_node_has_a_short_name_or_a_long_one(node: str) -> None:
     assert node_problem(node) is None
 
 
-@pytest.mark.parametrize("node", [*ODD, "@host", "a@", "a@b@c", "a@b c", "a.b", "N" * 65, "a@h/x"])
+@pytest.mark.parametrize(
+    "node", [*ODD, "@host", "a@", "a@b@c", "a@b c", "a.b", "N" * 65, "a@h/x", "c@" + "h" * 256]
+)
 def test_what_is_no_node_name_is_refused(node: str) -> None:
     assert str(node_problem(node)).startswith("must be a short name")
 

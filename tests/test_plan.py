@@ -29,6 +29,7 @@ A, B, C = "a" * 64, "b" * 64, "c" * 64
 ONE = OnDisk("1-1.0.0", "1.0.0", A, "hash1", confirmed_at=100.0)
 TWO = OnDisk("2-2.0.0", "2.0.0", B, "hash2", confirmed_at=None)
 THREE = OnDisk("3-3.0.0", "3.0.0", C, "hash3", confirmed_at=None)
+GONE = OnDisk("8-8.0.0", "8.0.0", None, "", None)  # somebody removed its folder
 MANIFESTS = {
     "1.0.0": Manifest("1.0.0", "hash1", (), A),
     "2.0.0": Manifest("2.0.0", "hash2", (), B),
@@ -89,6 +90,10 @@ def test_an_app_that_a_person_stopped_stays_stopped(manifest: str | None, force:
     assert "`deployex start`" in due.reason
 
 
+def test_an_app_that_was_stopped_before_its_first_version_says_what_waits() -> None:
+    assert "; 1.0.0 waits" in decide("1.0.0", State(wanted="stopped"), Facts()).reason
+
+
 # --- 3: a version on trial ------------------------------------------------------------------
 
 
@@ -110,6 +115,7 @@ def test_what_has_lived_long_enough_on_trial_is_confirmed_whatever_is_published(
         running(None),
         Process(supervised=True, state="BACKOFF"),
         Process(supervised=True, state="RUNNING", running=True, folder=TWO.folder, uptime=None),
+        Process(supervised=True, state="RUNNING", running=False, folder=TWO.folder, uptime=60.0),
         Process(),
     ],
 )
@@ -134,6 +140,12 @@ def test_a_confirmation_prunes_what_it_makes_superfluous() -> None:
     assert due.steps[1].folders == (ONE.folder,)
 
 
+def test_what_is_about_to_be_confirmed_makes_an_older_confirmed_release_superfluous() -> None:
+    disk = Disk((ONE, TWO), None, TWO.folder)
+    due = decide("2.0.0", on_trial(), Facts(disk, running(TWO.folder)))
+    assert [step.folders for step in due.steps] == [(), (ONE.folder,)]
+
+
 # --- 4: no manifest -------------------------------------------------------------------------
 
 
@@ -149,6 +161,25 @@ def test_without_a_manifest_and_without_a_release_it_is_worth_a_line() -> None:
 
 
 # --- 5: the manifest's version is current ---------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("state", "known", "reason"),
+    [
+        (State(), facts(ONE), "1.0.0 is current"),
+        (on_trial(ONE), facts(ONE, running(ONE.folder, 18.0)), "1.0.0 is on trial, 12 s to go"),
+        (on_trial(ONE), facts(ONE, running(None, 99.0)), "1.0.0 is on trial, 0 s to go"),
+        (
+            on_trial(ONE),
+            facts(ONE, Process(True, "BACKOFF")),
+            "1.0.0 is on trial and does not run (BACKOFF)",
+        ),
+    ],
+)
+def test_when_nothing_is_due_it_says_how_things_stand(
+    state: State, known: Facts, reason: str
+) -> None:
+    assert decide("1.0.0", state, known) == Plan((), reason)
 
 
 @pytest.mark.parametrize("manifest", [None, "1.0.0"])
@@ -207,6 +238,11 @@ def test_a_ghost_is_not_deployed_and_a_fixed_package_under_its_version_is(
     due = decide("2.0.0", state)
     assert (due.deployment is not None) == deployed
     assert ("it crashed" in due.reason) != deployed
+
+
+def test_a_ghost_on_a_machine_with_nothing_else_starts_nothing() -> None:
+    state = State(ghosts=(Ghost("2.0.0", B, "it crashed", 1.0),))
+    assert decide("2.0.0", state, Facts()).steps == ()
 
 
 def test_a_ghost_is_deployed_by_force() -> None:
@@ -350,6 +386,8 @@ def disk_of(current: str | None, previous: str | None, confirmed: frozenset[int]
         ("deployment", TWO, ONE, THREE, {0}, (THREE, ONE)),
         ("deployment", TWO, ONE, ONE, {0, 1}, (ONE, TWO)),
         ("deployment", TWO, ONE, ONE, {0}, (ONE, TWO)),
+        ("deployment", GONE, ONE, THREE, {0}, (THREE, ONE)),
+        ("deployment", GONE, None, THREE, {0}, (THREE, None)),
         ("rollback", TWO, ONE, ONE, {0, 1}, (ONE, None)),
         ("rollback", THREE, ONE, TWO, {0, 1, 2}, (TWO, ONE)),
     ],

@@ -99,7 +99,7 @@ def test_left_of_the_point_of_no_return_it_is_undone_and_the_version_is_no_ghost
     assert names(recovery) == ["abandon"]
     assert recovery.ghost is None
     assert "2.0.0 was interrupted" in recovery.reason
-    assert "begins anew" in recovery.reason
+    assert f"({intent or phase}); it begins anew" in recovery.reason
 
 
 # --- 3: pre_commands ------------------------------------------------------------------------
@@ -231,6 +231,13 @@ def test_a_lost_state_is_rebuilt_and_what_never_proved_itself_is_on_trial(
     assert rebuilt.wanted == "running"
     assert rebuilt.ghosts == ()
     assert recover(rebuilt, Facts(DISK)).steps == ()
+
+
+def test_a_rebuilt_state_of_a_first_version_has_nothing_before_it() -> None:
+    made = rebuild(Disk((ONE,), None, ONE.folder), 9.0).deployment
+    assert made is not None
+    assert made.origin is None
+    assert made.phase is Phase.CONFIRMED
 
 
 @pytest.mark.parametrize("disk", [Disk(), Disk((ONE,)), Disk((ONE,), None, "7-gone")])
