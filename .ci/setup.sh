@@ -176,6 +176,6 @@ build_packages() {
   local example
   mkdir -p .cache/packages
   for example in "$@"; do
-    quietly contained "$python" "examples/$example/build" .cache/packages
+    TMPDIR=$scratch quietly contained "$python" "examples/$example/build" .cache/packages
   done
 }

@@ -77,6 +77,7 @@ def _supervise(options: dict[str, str]) -> None:
     from deployex_cli.commands.supervise import supervise
     from deployex_cli.config import AppConfig, load_config
     from deployex_cli.errors import DeployexError
+    from deployex_cli.result import failure_of
 
     def reload() -> AppConfig:
         return one_app(load_config(options.get("--config"), os.environ), options.get("--app"))
@@ -84,9 +85,10 @@ def _supervise(options: dict[str, str]) -> None:
     try:
         app = reload()
         supervise(app, load_config(options.get("--config"), os.environ).file, reload)
-    except DeployexError as error:
-        print(f"error: {error.message}", file=sys.stderr)
-        sys.exit(int(error.exit_code))
+    except (DeployexError, OSError) as error:
+        failure = failure_of(error)
+        print(f"error: {failure.message}", file=sys.stderr)
+        sys.exit(int(failure.exit_code))
 
 
 def say(line: str) -> None:

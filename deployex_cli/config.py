@@ -318,7 +318,7 @@ class _Reader:
         for section, keys in _SECTIONS.items():
             self._known(f"{section}.", self._table(section, self.document.get(section, {})), keys)
         for name, table in self._table("apps", self.document.get("apps", {})).items():
-            self._name(name, f"{self.file}: apps.{name}")
+            self._name(name, f"{self.file}: apps.{name if name.isprintable() else repr(name)}")
             self._known(f"apps.{name}.", self._table(f"apps.{name}", table), _APP)
 
     def app_names(self) -> list[str]:
@@ -377,7 +377,8 @@ class _Reader:
     def _known(self, prefix: str, table: dict[str, Any], known: Any) -> None:
         for key in table:
             if key not in known:
-                raise ConfigError(f"{self.file}: unknown key {prefix}{key}{_nearest(key, known)}")
+                shown = key if key.isprintable() else repr(key)
+                raise ConfigError(f"{self.file}: unknown key {prefix}{shown}{_nearest(key, known)}")
 
 
 def _read(path: str, *, required: bool) -> dict[str, Any] | None:

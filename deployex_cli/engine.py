@@ -29,6 +29,7 @@ from deployex_cli.errors import (
     DeployexError,
     FailedMidway,
     Interrupted,
+    NotFound,
     PreCommandFailed,
     RollbackFailed,
     RolledBack,
@@ -125,6 +126,16 @@ class Engine:
     # --- one step ---------------------------------------------------------------------------
 
     def _take(self, step: Step) -> None:
+        try:
+            self._do(step)
+        except OSError as error:  # the intent or the outcome could not be written
+            where = f"{error.filename}: " if error.filename else ""
+            message = f"{self.app.name}: {step.name.value}: {where}{error.strerror}"
+            if lifecycle.is_unfinished(self.state.deployment):
+                raise FailedMidway(f"{message}; the next check goes on") from None
+            raise DeployexError(message) from None
+
+    def _do(self, step: Step) -> None:
         if step.name in lifecycle.OUTCOME:
             self._take_of_deployment(step)
         elif step.name is StepName.ABANDON:
@@ -201,7 +212,10 @@ class Engine:
         self.process.stop()
 
     def _switch(self) -> None:
-        current, previous = links_after_switch(self._deployment, self.facts().disk)
+        disk, target = self.facts().disk, self._deployment.target
+        if disk.find(target.folder) is None:
+            raise NotFound(f"{self.app.name}: the release {target.version} is gone from the disk")
+        current, previous = links_after_switch(self._deployment, disk)
         paths = self.app.paths
         if previous is not None:
             releases.point(paths, "previous", previous)

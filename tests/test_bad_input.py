@@ -8,7 +8,7 @@ import tarfile
 
 import pytest
 
-from tests.tiny import SLEEPS, TinyWorld, hostile
+from tests.tiny import SLEEPS, TinyWorld, hostile, is_alive, tarball
 from tests.world import Ran
 
 
@@ -37,7 +37,18 @@ def untouched(tiny: TinyWorld, pid: int, ran: Ran) -> None:
         (b'{"version": "1", "hash": "a", "pre_commands": "x"}', "must be a list of strings"),
         (b'{"version": "1", "hash": "a", "sha256": "x"}', "64 lower-case hexadecimal digits"),
         (b"\xff\xfe", "is not UTF-8"),
+        (b" \n", "is empty"),
+        (b"[" * 100_000, "is nested too deeply"),
+        (b'{"version": "1", "hash": "' + b"a" * 2**20 + b'"}', "more than 1048576"),
+        (b'{"version": "1"}', "has no 'hash'"),
+        (b'{"version": "1", "hash": null}', "'hash' must be a string, not null"),
+        (b'{"version": "", "hash": "a"}', "must begin with a letter or digit"),
+        (b'{"version": "1", "hash": "a", "pre_commands": [1]}', "'pre_commands[0]' must be"),
+        (b'{"version": "1", "hash": "a", "pre_commands": ["a \'b"]}', "cannot be split"),
+        (b'{"version": "1", "hash": "a", "pre_commands": [""]}', "no words in it"),
+        (b'{"version": "1", "hash": "a", "sha256": 1}', "64 lower-case hexadecimal digits"),
     ],
+    ids=lambda value: value if isinstance(value, str) else "manifest",
 )
 def test_a_bad_manifest_fails_in_one_line(tiny: TinyWorld, content: bytes, says: str) -> None:
     pid = tiny.roll_out("0.1.0")
@@ -92,6 +103,80 @@ def test_what_is_no_tarball_is_refused_by_check_and_by_publish(
     assert tiny.run("publish", str(bad), "--version", "0.1.2").code == 1
 
 
+@pytest.mark.parametrize("known", [True, False])
+def test_a_tarball_that_is_cut_short_is_refused_with_and_without_a_digest(
+    tiny: TinyWorld, known: bool
+) -> None:
+    pid = tiny.roll_out("0.1.0")
+    tiny.offer("0.1.1")
+    path = tiny.dist / "tiny-0.1.1.tar.gz"
+    path.write_bytes(path.read_bytes()[:-20])
+    if not known:
+        manifest(tiny, sha256=None)
+    ran = tiny.run("check")
+    assert ran.code == 1
+    assert "it is cut short after" in ran.err
+    untouched(tiny, pid, ran)
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ('max_unpacked = "10B"', "it is longer than 10 bytes"),
+        ("max_entries = 1", "it has more than 1 members after 'bin/tiny'"),
+    ],
+)
+def test_a_tarball_beyond_a_limit_is_refused_as_that(tiny: TinyWorld, line: str, says: str) -> None:
+    pid = tiny.roll_out("0.1.0")
+    tiny.offer("0.1.1")
+    tiny.configure(line)
+    ran = tiny.run("check")
+    assert ran.code == 1
+    assert says in ran.err
+    assert "sha256" not in ran.err, "the digest is the one that was promised"
+    untouched(tiny, pid, ran)
+
+
+def test_a_script_that_may_not_be_executed_is_refused_before_anything_stops(
+    tiny: TinyWorld,
+) -> None:
+    pid = tiny.roll_out("0.1.0")
+    manifest(tiny, version="0.1.1", sha256=None)
+    tarball(tiny.dist / "tiny-0.1.1.tar.gz", "tiny", "0.1.1", SLEEPS, mode=0o644)
+    ran = tiny.run("check")
+    assert ran.code == 1
+    assert "'bin/tiny' is not executable" in ran.err
+    untouched(tiny, pid, ran)
+
+
+def test_a_script_that_cannot_be_executed_gives_the_version_before_back(tiny: TinyWorld) -> None:
+    tiny.roll_out("0.1.0")
+    tiny.offer("0.1.1", "#!/no/such/interpreter\n")
+    ran = tiny.run("check")
+    assert ran.code == 4
+    assert "the interpreter that its first line names is not there" in ran.err
+    assert "0.1.1 is ghosted and 0.1.0 serves again" in ran.err
+    assert tiny.link("current") == "0.1.0"
+    assert tiny.record()["state"] == "RUNNING"
+    assert tiny.record()["version"] == "0.1.0"
+    assert tiny.history() == [("deployed", "0.1.0"), ("failed", "0.1.1"), ("rolled back", "0.1.0")]
+    assert tiny.run("check").code == 0, "and it is not tried again"
+
+
+def test_a_first_version_that_cannot_be_executed_leaves_nothing_current(tiny: TinyWorld) -> None:
+    tiny.offer("0.1.0", "#!/no/such/interpreter\n")
+    ran = tiny.run("check")
+    assert ran.code == 4
+    assert "there is no version before 0.1.0: tiny is stopped and 0.1.0 ghosted" in ran.err
+    assert tiny.link("current") is None
+    assert tiny.record()["state"] == "STOPPED"
+    assert tiny.record()["app"] is None
+    assert "ghosted and not deployed" in tiny.ok("check", "-v")
+    tiny.offer("0.1.1")
+    tiny.ok("check")
+    assert tiny.link("current") == "0.1.1"
+
+
 def test_a_hostile_member_is_refused_and_named(tiny: TinyWorld) -> None:
     pid = tiny.roll_out("0.1.0")
     link = tarfile.TarInfo("lib/out")
@@ -105,8 +190,6 @@ def test_a_hostile_member_is_refused_and_named(tiny: TinyWorld) -> None:
 
 
 def test_a_package_of_another_app_has_no_script_for_this_one(tiny: TinyWorld) -> None:
-    from tests.tiny import tarball
-
     path = tarball(tiny.root / "other.tar.gz", "other", "0.1.0", SLEEPS)
     ran = tiny.run("publish", str(path))
     assert ran.code == 1
@@ -182,3 +265,98 @@ def test_folders_of_others_are_refused(tiny: TinyWorld) -> None:
     os.chown(tiny.service, 12345, 12345)
     assert "belongs to user 12345" in tiny.run("check").err
     os.chown(tiny.service, 0, 0)
+
+
+@pytest.mark.parametrize("root", ["/proc/nowhere", "{world}/deployex.toml/var"])
+def test_a_folder_that_cannot_be_made_is_named(tiny: TinyWorld, root: str) -> None:
+    tiny.offer("0.1.0")
+    root = root.format(world=tiny.root)
+    tiny.config.write_text(tiny.config.read_text().replace(f"{tiny.root}/var", root))
+    for words in (["check"], ["start"], ["stop"], ["supervise"]):
+        ran = tiny.run(*words)
+        assert ran.code == 1
+        assert ran.err.startswith("error: ")
+        assert "cannot be made" in ran.err
+        assert root in ran.err
+        assert ran.err.count("\n") == 1
+    assert tiny.processes() == []
+
+
+@pytest.mark.parametrize("name", ["current", "new", "previous"])
+def test_a_folder_in_the_place_of_a_link_is_named_before_anything_is_done(
+    tiny: TinyWorld, name: str
+) -> None:
+    tiny.offer("0.1.0")
+    path = tiny.service / name
+    path.mkdir(parents=True)
+    (path / "precious").touch()
+    for words in (["check"], ["status"], ["rollback"], ["supervise"]):
+        ran = tiny.run(*words)
+        assert ran.code == 1
+        assert f"{path} is no link of ours; move it away" in ran.err
+        assert ran.err.count("\n") == 1
+    assert (path / "precious").exists()
+    assert list((tiny.service / "releases").iterdir()) == []
+    assert tiny.processes() == []
+
+
+def test_a_store_that_is_no_folder_is_unreachable(tiny: TinyWorld) -> None:
+    pid = tiny.roll_out("0.1.0")
+    store = tiny.root / "store"
+    store.rename(tiny.root / "moved")
+    store.touch()
+    ran = tiny.run("check")
+    assert ran.code == 7
+    assert "the next check tries again" in ran.err
+    untouched(tiny, pid, ran)
+    assert tiny.run("publish", str(tiny.package("0.1.0"))).code == 7
+
+
+def test_a_manifest_that_is_a_folder_is_named(tiny: TinyWorld) -> None:
+    tiny.manifest.mkdir(parents=True)
+    ran = tiny.run("check")
+    assert ran.code == 1
+    assert f"{tiny.manifest} must be a file" in ran.err
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["check", "--app", "tny"], "no app 'tny' is configured; did you mean 'tiny'?"),
+        (["supervise", "--app", "other"], "no app 'other' is configured; known are tiny"),
+        (["check", "--config", "/nowhere"], "the configuration /nowhere is not there"),
+        (["check", "--nonsense"], "No such option: --nonsense"),
+        (["unpack"], "Missing argument 'VERSION'"),
+        (["logs", "-n", "-1"], "Invalid value for '-n'"),
+        (["nonsense"], "No such command 'nonsense'"),
+    ],
+)
+def test_a_command_line_that_makes_no_sense_is_code_2(
+    tiny: TinyWorld, words: list[str], says: str
+) -> None:
+    ran = tiny.run(*words)
+    assert ran.code == 2
+    assert says in ran.err
+    assert "Traceback" not in ran.err
+    assert not tiny.service.exists()
+
+
+def test_with_several_apps_a_verb_for_one_names_them(tiny: TinyWorld) -> None:
+    tiny.config.write_text(tiny.config.read_text() + "[apps.other]\n")
+    for verb in ("start", "stop", "restart", "move", "rollback", "history", "remote", "supervise"):
+        ran = tiny.run(verb)
+        assert ran.code == 2
+        assert ran.err == (
+            "error: several apps are configured (tiny, other); name one with --app\n"
+        )
+
+
+def test_an_app_that_runs_survives_a_lost_state_and_a_lost_release(tiny: TinyWorld) -> None:
+    pid = tiny.roll_out("0.1.0")
+    tiny.state_file.unlink()
+    tiny.ok("check")
+    assert tiny.pid() == pid
+    (tiny.service / "current/.deployex.json").unlink()
+    assert "unpacks" in tiny.ok("check"), "what has no marker is no release: it is fetched again"
+    assert not is_alive(pid)
+    assert tiny.record()["state"] == "RUNNING"

@@ -6,6 +6,7 @@ import json
 import os
 import pty
 import select
+import signal
 import subprocess
 
 import pytest
@@ -45,9 +46,22 @@ def test_every_verb_prints_versioned_json_when_it_fails_and_when_not(
         assert (ran.code == 0) == (document["failures"] == [])
 
 
+def test_with_json_what_is_wrong_before_the_verb_begins_is_json_too(tiny: TinyWorld) -> None:
+    tiny.config.write_text("[broken")
+    for verb in ("check", "status", "start", "config", "history"):
+        ran = tiny.run(verb, "--json")
+        assert (ran.code, ran.err) == (2, "")
+        assert ran.json["command"] == verb
+        assert ran.json["failures"][0]["code"] == "config"
+
+
 def test_help_and_version_are_there(tiny: TinyWorld) -> None:
-    for verb in ("check", "supervise", "logs", "publish", "remote", "rollback", "status"):
-        assert "--app" in tiny.ok(verb, "--help")
+    out = tiny.ok("--help")
+    verbs = [line.split()[0] for line in out.partition("Commands:")[2].splitlines() if line.strip()]
+    assert len(verbs) >= 14
+    for verb in verbs:
+        assert f"Usage: deployex {verb} " in tiny.ok(verb, "--help")
+    assert tiny.ok("check", "-h") == tiny.ok("check", "--help")
     assert tiny.ok("--version").startswith("deployex ")
 
 
@@ -65,6 +79,90 @@ def test_status_shows_what_runs_and_what_is_due(tiny: TinyWorld) -> None:
     status = tiny.status()
     assert status["memory_bytes"] > 0
     assert status["published"] == {"version": "0.1.1", "hash": "hash0.1.1"}
+
+
+def test_status_of_several_apps_is_one_row_each_and_one_that_fails_hides_no_other(
+    tiny: TinyWorld,
+) -> None:
+    tiny.roll_out("0.1.0")
+    tiny.config.write_text(tiny.config.read_text() + "[apps.other]\n")
+    out = tiny.ok("status")
+    rows = [line for line in out.splitlines() if line.split()[:1] in (["tiny"], ["other"])]
+    assert len(rows) == 2
+    assert "RUNNING" in rows[0]
+    assert "none" in rows[1]
+    assert [one["app"] for one in tiny.run("status", "--json").json["apps"]] == ["tiny", "other"]
+    state = tiny.root / "var/state/other.json"
+    state.write_text('{"schema_version": 99}')
+    ran = tiny.run("status", "--json")
+    assert ran.code == 1
+    assert [one["app"] for one in ran.json["apps"]] == ["tiny"]
+    assert "other" in ran.json["failures"][0]["message"]
+
+
+def test_status_changes_nothing(tiny: TinyWorld) -> None:
+    tiny.offer("0.1.0")
+    before = sorted(str(path) for path in tiny.root.rglob("*"))
+    assert tiny.status()["due"] == "deploy 0.1.0"
+    assert sorted(str(path) for path in tiny.root.rglob("*")) == before
+
+
+def test_history_tells_what_happened_newest_last(tiny: TinyWorld) -> None:
+    assert "nothing happened yet" in tiny.ok("history")
+    tiny.roll_out("0.1.0")
+    tiny.roll_out("0.1.1")
+    tiny.ok("stop")
+    events = [("deployed", "0.1.0"), ("deployed", "0.1.1"), ("stopped", "0.1.1")]
+    assert tiny.history() == events
+    last = tiny.run("history", "-n", "2", "--json").json["entries"]
+    assert [(entry["event"], entry["version"]) for entry in last] == events[1:]
+    assert last[0]["origin"] == "0.1.0"
+    assert last[0]["hash"] == "hash0.1.1"
+    assert last[0]["at"].endswith("Z")
+    assert tiny.run("history", "-n", "0", "--json").json["entries"] == []
+    assert "hash0.1.1" in tiny.ok("history")
+
+
+def test_config_shows_each_value_with_its_source_and_no_secret(tiny: TinyWorld) -> None:
+    tiny.configure(env={"DATABASE_PASSWORD": "hidden", "GREETING": "shown"})
+    out = tiny.ok("config") + tiny.ok("config", "--json")
+    for secret in ("monster", "hidden"):
+        assert secret not in out
+    assert "shown" in out
+    keys = {key["key"]: key for key in tiny.run("config", "--json").json["keys"]}
+    assert keys["apps.tiny.min_healthy_time"]["source"] == str(tiny.config)
+    assert keys["apps.tiny.stop_timeout"]["source"] == "default"
+
+
+def test_logs_tell_the_streams_and_the_apps_apart(tiny: TinyWorld) -> None:
+    tiny.roll_out("0.1.0", shell("echo out; echo err >&2; exec sleep 1000"))
+    eventually(lambda: tiny.log("stderr").read_text())
+    assert tiny.ok("logs") == "tiny stdout | out\ntiny stderr | err\n"
+    assert tiny.ok("logs", "--stream", "stderr") == "err\n"
+    lines = [json.loads(line) for line in tiny.ok("logs", "--json").splitlines()]
+    assert lines[1] == {"app": "tiny", "stream": "stderr", "line": "err"}
+    tiny.config.write_text(tiny.config.read_text() + "[apps.other]\n")
+    (tiny.root / "log/other-stdout.log").write_text("from the other\n")
+    assert tiny.ok("logs", "--stream", "stdout") == (
+        "tiny stdout | out\nother stdout | from the other\n"
+    )
+
+
+def test_logs_are_followed_through_an_app_that_writes_and_is_restarted(tiny: TinyWorld) -> None:
+    writes = "echo begun $$; while :; do read line < in && echo $line; done"
+    tiny.place(shell(f"[ -p in ] || mkfifo in; {writes}"))
+    tiny.ok("start")
+    follower = tiny.begin("logs", "--follow", "--stream", "stdout")
+    assert follower.stdout is not None
+    assert follower.stdout.readline() == f"begun {tiny.pid()}\n"
+    for word in ("one", "two"):
+        (tiny.work / "in").write_text(f"{word}\n")
+        assert follower.stdout.readline() == f"{word}\n"
+    tiny.ok("restart")
+    assert follower.stdout.readline() == f"begun {tiny.pid()}\n"
+    follower.send_signal(signal.SIGINT)
+    assert follower.communicate()[1] == "", "Ctrl-C is no error to complain of"
+    assert follower.returncode == 130
 
 
 def test_logs_show_the_last_lines_and_follow_across_rotation_and_truncation(

@@ -167,17 +167,18 @@ def test_a_gleam_node_has_a_short_name_or_a_long_one(tmp_path: Path, node: str, 
     assert started[started.index(kind) + 1] == node
     opened = remote_command(app, RELEASE, {}).words
     own = opened[opened.index(kind) + 1]
-    assert own.partition("@")[2] == node.partition("@")[2], "both sides are of one kind"
+    assert own.partition("@")[1:] == node.partition("@")[1:], "both sides are of one kind"
     assert opened[-2:] == ("-remsh", node)
 
 
 def test_erl_is_looked_for_on_the_apps_own_path_and_never_in_a_relative_folder(
-    tmp_path: Path,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("first", "second"):
         (tmp_path / name).mkdir()
     (tmp_path / "second/erl").touch(0o755)
     (tmp_path / "first/erl").touch(0o644)
+    monkeypatch.chdir(tmp_path / "second")
     app = gleam(tmp_path, f'env = {{ PATH = ".:{tmp_path}/first::{tmp_path}/second" }}')
     words = start_command(app, RELEASE, {"PATH": "/nowhere"}).words
     assert words[0] == f"{tmp_path}/second/erl"
@@ -201,9 +202,19 @@ def test_gleams_cookie_stands_in_a_file_for_us_alone_and_on_no_command_line(
     assert remote_command(app, RELEASE, {}).env["HOME"] == str(work)
 
 
-@pytest.mark.parametrize("language", ["elixir", "erlang", "gleam"])
-def test_without_a_cookie_no_file_is_written(tmp_path: Path, language: str) -> None:
-    app = app_in(tmp_path, f'language = "{language}"')
+def test_without_a_cookie_a_gleam_shell_keeps_the_home_that_holds_one(tmp_path: Path) -> None:
+    assert remote_command(gleam(tmp_path), RELEASE, {"HOME": "/root"}).env["HOME"] == "/root"
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        'language = "gleam"',
+        *(f'language = "{x}"\ncookie = "monster"' for x in ("elixir", "erlang")),
+    ],
+)
+def test_only_gleams_cookie_needs_a_file(tmp_path: Path, lines: str) -> None:
+    app = app_in(tmp_path, lines)
     Path(app.paths.work).mkdir(parents=True)
     write_cookie_file(app)
     assert list(Path(app.paths.work).iterdir()) == []

@@ -174,7 +174,7 @@ env_inherit = ["AWS_REGION"]
 min_healthy_time = "500ms"
 stop_timeout = "1.5s"
 pre_command_timeout = "2h"
-max_entries = 7
+max_entries = 1
 max_unpacked = "1MiB"
 """
     app = only(load(tmp_path, text))
@@ -188,7 +188,7 @@ max_unpacked = "1MiB"
         min_healthy_time=0.5,
         stop_timeout=1.5,
         pre_command_timeout=7200.0,
-        max_entries=7,
+        max_entries=1,
         max_unpacked=2**20,
         environment="qa-1",
         paths=app.paths,
@@ -206,6 +206,24 @@ max_unpacked = "1MiB"
 )
 def test_a_duration_has_a_unit(text: str, seconds: float) -> None:
     assert parse_duration(text) == seconds
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [
+        *[("7B", 7), ("7KB", 7_000), ("7MB", 7_000_000), ("7GB", 7_000_000_000)],
+        *[("7KiB", 7_168), ("7MiB", 7_340_032), ("7GiB", 7_516_192_768)],
+    ],
+)
+def test_a_size_has_a_unit(tmp_path: Path, text: str, size: int) -> None:
+    assert only(load(tmp_path, f'[apps.counter]\nmax_unpacked = "{text}"')).max_unpacked == size
+
+
+def test_what_nobody_set_has_its_default() -> None:
+    app = only(load_config(None, APP))
+    assert (app.min_healthy_time, app.stop_timeout, app.pre_command_timeout) == (30, 15, 600)
+    assert (app.max_entries, app.max_unpacked) == (100_000, 4_294_967_296)
+    assert (app.env, app.env_inherit, app.cookie) == ((), None, None)
 
 
 # --- what is refused ------------------------------------------------------------------------

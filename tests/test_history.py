@@ -54,7 +54,9 @@ def test_without_a_file_nothing_happened_yet(app: AppConfig) -> None:
 
 def test_entries_are_kept_in_their_order_a_line_each(app: AppConfig) -> None:
     append_history(app, DEPLOYED)
+    before = file(app).stat().st_ino
     append_history(app, CONFIRMED)
+    assert file(app).stat().st_ino == before, "it is added to, not written anew"
     assert entries(app) == [DEPLOYED, CONFIRMED]
     assert [json.loads(line) for line in file(app).read_text().splitlines()] == entries(app)
     assert file(app).stat().st_mode & 0o777 == 0o600

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -79,7 +80,8 @@ def test_the_count_is_exact_across_blocks(path: Path, count: int, end: bytes) ->
     path.write_bytes("".join(line + "\n" for line in lines).encode() + end)
     one = follower(path)
     assert texts(one.last(count)) == lines[-count:]
-    assert texts(one.rest()) == ([end.decode()] if end else [])
+    add(path, b" end\nmore\n")
+    assert texts(one.more()) == [f"{end.decode()} end", "more"], "it goes on behind them"
 
 
 def test_a_line_that_is_longer_than_blocks_is_whole(path: Path) -> None:
@@ -172,6 +174,18 @@ def test_two_rotations_between_two_looks_lose_only_the_file_that_nobody_saw(path
     path.rename(path.with_suffix(".1"))
     path.write_bytes(b"c\n")
     assert texts(one.more()) == ["c"]
+
+
+def test_no_rotation_leaves_an_old_file_open(path: Path) -> None:
+    path.write_bytes(b"a\n")
+    one = follower(path)
+    one.last(5)
+    before = os.listdir("/proc/self/fd")
+    for _ in range(3):
+        path.rename(path.with_suffix(".1"))
+        path.write_bytes(b"b\n")
+        assert texts(one.more()) == ["b"]
+    assert os.listdir("/proc/self/fd") == before
 
 
 def test_between_the_two_steps_of_a_rotation_the_old_file_is_still_read(path: Path) -> None:

@@ -6,7 +6,9 @@ import os
 import signal
 from pathlib import Path
 
-from tests.tiny import TinyWorld, shell
+import pytest
+
+from tests.tiny import TinyWorld, is_alive, python, shell
 from tests.world import eventually
 
 # `run` writes what it was given into a file, then does what the test asked for
@@ -14,6 +16,10 @@ SCRIPT = """case $1 in
   start) exec sleep 1000 ;;
   note) shift; printf '%s\\n' "$#:$*:$GREETING" >> "$NOTES" ;;
   fail) echo "it went wrong"; exit 3 ;;
+  leave) setsid sh -c 'echo $$ >> "$NOTES"; exec sleep 1000' &
+    while [ ! -e "$NOTES" ]; do sleep 0.02; done
+    [ -n "$2" ] && exit $2
+    sleep 1000 ;;
   hang) echo begun >> "$NOTES"; sleep 1000 & sleep 1000 ;;
   wait) echo begun >> "$NOTES"
     while [ ! -e "$NOTES.go" ]; do sleep 0.02; done
@@ -85,6 +91,20 @@ def test_one_that_runs_out_of_time_is_ended_with_its_children(tiny: TinyWorld) -
     eventually(lambda: set(tiny.processes("sleep")) == sleeping)
 
 
+@pytest.mark.parametrize("words", ["leave", "leave 5"])
+def test_what_one_left_in_a_session_of_its_own_does_not_hold_the_lock_for_ever(
+    tiny: TinyWorld, words: str
+) -> None:
+    notes = ready(tiny, 'pre_command_timeout = "300ms"')
+    old = tiny.pid()
+    tiny.offer("0.1.1", shell(SCRIPT), "--pre-command", words)
+    assert tiny.run("check").code == 1
+    left = int(notes.read_text())
+    eventually(lambda: not is_alive(left))
+    assert tiny.run("check").code == 0
+    assert tiny.pid() == old
+
+
 def test_a_check_that_is_killed_leaves_them_running_and_the_lock_with_them(tiny: TinyWorld) -> None:
     notes = ready(tiny)
     old = tiny.pid()
@@ -125,9 +145,8 @@ def test_ctrl_c_during_them_leaves_the_old_version_and_says_that_they_go_on(
 
 
 def test_a_stop_signal_right_of_the_point_of_no_return_waits_for_the_start(tiny: TinyWorld) -> None:
-    ready(tiny)
+    ready(tiny, 'stop_timeout = "500ms"')
     tiny.kill(tiny.pid(), signal.SIGSTOP)  # so that the stop takes until SIGKILL
-    tiny.configure('stop_timeout = "500ms"')
     tiny.offer("0.1.1")
     check = tiny.begin("check")
     eventually(lambda: tiny.record()["state"] == "STOPPING")
@@ -135,3 +154,66 @@ def test_a_stop_signal_right_of_the_point_of_no_return_waits_for_the_start(tiny:
     check.communicate(timeout=60)
     assert tiny.link("current") == "0.1.1"
     eventually(lambda: tiny.record()["state"] == "RUNNING")
+
+
+def test_they_have_exactly_the_apps_environment_folder_and_umask(tiny: TinyWorld) -> None:
+    ready(tiny)
+    told = "open(f'{sys.argv[1]}-{what}', 'w').write(open(f'/proc/self/{what}').read())"
+    script = python(
+        f"for what in ('environ', 'status'): {told}\n"
+        "os.symlink(os.getcwd(), f'{sys.argv[1]}-cwd')\n"
+        "if sys.argv[1] == 'start': time.sleep(1000)\n"
+    )
+    tiny.offer("0.1.1", script, "--pre-command", "command")
+    tiny.ok("check")
+    eventually((tiny.work / "start-cwd").is_symlink)
+    for what in ("environ", "cwd"):
+        of_app, of_command = (tiny.work / f"{who}-{what}" for who in ("start", "command"))
+        if what == "cwd":
+            assert of_app.readlink() == of_command.readlink() == tiny.work
+        else:
+            assert of_app.read_text() == of_command.read_text() != ""
+    umasks = [
+        line
+        for who in ("start", "command")
+        for line in (tiny.work / f"{who}-status").read_text().splitlines()
+        if line.startswith(("Umask", "SigIgn", "SigBlk"))
+    ]
+    assert len(umasks) == 6
+    # Python itself ignores SIGPIPE and SIGXFSZ, in both
+    assert umasks[:3] == umasks[3:]
+
+
+def test_a_supervisor_that_is_told_to_end_ends_them_and_the_deployment(tiny: TinyWorld) -> None:
+    notes = ready(tiny)
+    tiny.offer("0.1.1", shell(SCRIPT), "--pre-command", "hang")
+    check = tiny.begin("check")
+    eventually(notes.exists)
+    os.kill(tiny.supervisor(), signal.SIGTERM)
+    _, err = check.communicate(timeout=20)
+    assert check.returncode == 1
+    assert "was stopped with the supervisor" in err
+    eventually(lambda: not tiny.processes())
+    assert (tiny.link("new"), tiny.link("current")) == (None, "0.1.0")
+
+
+def test_a_supervisor_that_is_killed_leaves_them_running_and_the_lock_with_them(
+    tiny: TinyWorld,
+) -> None:
+    notes = ready(tiny)
+    old = tiny.pid()
+    tiny.offer("0.1.1", shell(SCRIPT), "--pre-command", "wait")
+    check = tiny.begin("check")
+    eventually(notes.exists)
+    os.kill(tiny.supervisor(), signal.SIGKILL)
+    _, err = check.communicate(timeout=20)
+    assert check.returncode == 1
+    assert "the supervisor ended during `run`" in err
+    assert "are not repeated" in err
+    assert tiny.run("check").code == 75
+    assert is_alive(old)
+    Path(f"{notes}.go").touch()
+    eventually(lambda: tiny.run("check").code == 0)
+    assert tiny.pid() == old, "adopted by the supervisor that the check began"
+    assert tiny.ask("status")["app"][0] == old
+    assert notes.read_text().splitlines() == ["begun", "ended"]

@@ -95,6 +95,21 @@ def test_the_file_is_one_of_lines_that_people_can_read() -> None:
     assert DOCUMENT["deployment"]["phase"] == "prepared"
 
 
+def test_what_schema_1_wrote_can_be_read_for_ever() -> None:
+    written = """
+    {"schema_version": 1, "wanted": "stopped",
+     "deployment": {
+       "id": 3, "kind": "rollback", "strategy": "full_deployment",
+       "target": {"version": "1.0.0", "digest": "aa", "hash": "hash", "folder": "1-1.0.0"},
+       "origin": {"version": "2.0.0", "digest": null, "hash": "", "folder": null},
+       "pre_commands": ["eval x"], "phase": "prepared", "intent": "stop",
+       "began_at": 1.5, "phase_at": 2.5, "by": "timer", "reason": ""},
+     "ghosts": [{"version": "0.9.0", "digest": null, "reason": "it failed", "at": 1.0}],
+     "unlogged": [{"at": 1.0, "event": "deployed"}]}
+    """
+    assert decode_state(written.encode()) == FULL
+
+
 @pytest.mark.parametrize("version", [SCHEMA_VERSION + 1, 99, 10**30])
 def test_a_newer_schema_is_refused_with_its_number_whatever_else_is_in_it(version: int) -> None:
     with pytest.raises(StateTooNew) as caught:
@@ -156,6 +171,7 @@ def test_what_is_no_state_is_unreadable(raw: bytes) -> None:
         ("deployment.began_at", True),
         ("deployment.began_at", -1),
         ("deployment.began_at", 1e300),
+        ("deployment.began_at", 253402300800),  # the year 10000
         ("deployment.phase_at", float("nan")),
         ("deployment.phase_at", float("inf")),
         ("deployment.by", None),

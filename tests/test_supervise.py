@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import resource
 import select
 import signal
 import socket
@@ -132,11 +133,26 @@ def test_the_count_goes_back_once_an_app_has_lived_long_enough(tiny: TinyWorld) 
     assert record["started_at"] - record["last_exit_at"] < 1
 
 
+def test_an_app_that_ends_before_anybody_can_look_at_it_has_not_lived_since_boot(
+    tiny: TinyWorld,
+) -> None:
+    true = tiny.place("")
+    true.unlink()
+    true.symlink_to("/bin/true")  # faster than any script: mostly a zombie when it is looked at
+    tiny.supervise("BACKOFF")
+    for _ in range(10):
+        record = tiny.ask("start")
+        assert record["crashes_in_a_row"] == 0
+        crashes = record["crashes"]
+        tiny.until("BACKOFF", crashes=crashes + 2)
+        assert tiny.record()["crashes_in_a_row"] == 2, "so the next one waits"
+
+
 @pytest.mark.parametrize(
     ("script", "bits", "why"),
     [
         (SLEEPS, 0o644, "Permission denied"),
-        ("#!/no/such/interpreter\n", 0o755, "No such file or directory"),
+        ("#!/no/such/interpreter\n", 0o755, "the interpreter that its first line names is not"),
         ("no script at all\n", 0o755, "Exec format error"),
     ],
 )
@@ -167,6 +183,28 @@ def test_a_restart_of_what_cannot_be_executed_any_more_is_a_crash(tiny: TinyWorl
     assert "cannot be executed: Permission denied" in record["last_exit"]
     path.chmod(0o755)
     assert tiny.ask("start")["state"] == "RUNNING"
+
+
+def test_a_disk_that_is_full_does_not_end_the_supervision(tiny: TinyWorld) -> None:
+    tiny.place()
+    process = tiny.supervise()
+    # what grows a file fails from here on, as on a full disk, for it and for what it starts
+    _, most = resource.prlimit(process.pid, resource.RLIMIT_FSIZE)
+    resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (0, most))
+    first = tiny.pid()
+    os.kill(first, signal.SIGKILL)
+    assert eventually(lambda: tiny.ask("status")["state"] == "BACKOFF")
+    resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (most, most))
+    assert tiny.ask("start")["state"] == "RUNNING"
+    assert is_alive(tiny.pid())
+    assert tiny.pid() != first
+
+
+def test_a_log_that_cannot_be_opened_is_an_error_that_names_it(tiny: TinyWorld) -> None:
+    tiny.place()
+    tiny.log().mkdir(parents=True)
+    tiny.supervise("BACKOFF")
+    assert tiny.ask("start")["error"] == f"{tiny.log()} cannot be opened: Is a directory"
 
 
 # --- stop ---------------------------------------------------------------------------------------
@@ -655,6 +693,52 @@ def test_a_socket_file_that_a_killed_supervisor_left_is_no_obstacle(tiny: TinyWo
     assert tiny.socket_path.exists()
     tiny.supervise("STOPPED")
     assert tiny.ask("status")["ok"]
+
+
+# --- an interrupted deployment ------------------------------------------------------------------
+
+
+def interrupted_at_the_stop(tiny: TinyWorld) -> int:
+    """0.1.0 runs, and all who were about to replace it by 0.1.1 were killed; the pid of 0.1.0."""
+    app = tiny.roll_out("0.1.0")
+    supervisor = tiny.supervisor()
+    tiny.offer("0.1.1")
+    os.kill(supervisor, signal.SIGSTOP)  # so that nobody does what the check asks for
+    check = tiny.begin("check")
+    eventually(lambda: tiny.state()["deployment"]["intent"] == "stop")
+    for pid in (check.pid, supervisor):
+        os.kill(pid, signal.SIGKILL)
+    check.communicate()
+    eventually(lambda: not is_alive(supervisor))
+    return app
+
+
+def test_after_a_power_cut_in_the_stop_it_goes_on_with_the_new_version_at_once(
+    tiny: TinyWorld,
+) -> None:
+    os.kill(interrupted_at_the_stop(tiny), signal.SIGKILL)
+    begun = time.monotonic()
+    tiny.supervise()
+    assert time.monotonic() - begun < 5, "it does not wait for an answer of its own"
+    assert tiny.link("current") == "0.1.1"
+    assert tiny.record()["version"] == "0.1.1"
+    assert "it goes on" in tiny.said
+    tiny.ok("check")
+    assert tiny.history()[-1] == ("deployed", "0.1.1")
+
+
+def test_killed_in_the_stop_while_the_app_lives_on_it_adopts_and_a_check_finishes(
+    tiny: TinyWorld,
+) -> None:
+    app = interrupted_at_the_stop(tiny)
+    begun = time.monotonic()
+    tiny.supervise()
+    assert time.monotonic() - begun < 5
+    assert tiny.pid() == app
+    assert "with the next check" in tiny.said
+    tiny.ok("check")
+    assert not is_alive(app)
+    assert tiny.record()["version"] == "0.1.1"
 
 
 # --- what the app is given ----------------------------------------------------------------------

@@ -203,7 +203,10 @@ class TinyWorld(World):
             wanted = record["state"] == state and crashes in (None, record["crashes"])
             return record if wanted else None
 
-        return eventually(look)
+        try:
+            return eventually(look)
+        except AssertionError:
+            raise AssertionError(f"never {state} with {crashes} crashes: {self.record()}") from None
 
     def pid(self) -> int:
         """The pid of the app that the record tells of."""

@@ -62,7 +62,7 @@ class World:
 
     def __init__(self, packages: Path, epmd_port: int, app: str = "counter") -> None:
         # short: a socket's path has at most 107 bytes
-        self.root = Path(tempfile.mkdtemp(prefix="dx-", dir="/tmp"))
+        self.root = Path(tempfile.mkdtemp(prefix="dx-"))
         self.app = app
         self.packages = packages
         self.port = free_port()

@@ -41,9 +41,10 @@ def check(config: Config, options: Options, say: Say) -> Result:
     for app in all_apps(config, options.app):
         try:
             outcomes.append(_check_app(config, app, options, say))
-        except DeployexError as error:
-            failures.append(failure_of(error))
-            outcomes.append({"app": app.name, "outcome": "failed", "reason": error.message})
+        except (DeployexError, OSError) as error:
+            failure = failure_of(error)
+            failures.append(failure)
+            outcomes.append({"app": app.name, "outcome": "failed", "reason": failure.message})
     return Result("check", {"apps": outcomes}, failures=tuple(failures))
 
 

@@ -54,17 +54,18 @@ def supervise(app: AppConfig, config_file: str | None, reload: Callable[[], AppC
             os.set_inheritable(alone.fileno(), False)
             raise
 
-    supervisor = Supervisor(app, reload, umask, again, listener)
     lock = AppLock(app.paths.lock, app.name, "deployex supervise")
+    # recovered before the socket is there: nobody would answer what a step asked of us
     if handed is not None:
-        supervisor.prepare(start=False)
+        start = False
     elif lock.acquire():
-        wanted = _recover(app, config_file, lock)
-        supervisor.prepare(start=wanted)
-        lock.release()
+        start = _recover(app, config_file, lock)
     else:
         # a live check will say what to do; a pre_command whose check was killed never will
-        supervisor.prepare(start=not holder_lives(app.paths.lock))
+        start = not holder_lives(app.paths.lock)
+    supervisor = Supervisor(app, reload, umask, again, listener)
+    supervisor.prepare(start=start)
+    lock.release()
     supervisor.run()
     alone.release()
 
@@ -78,7 +79,10 @@ def _recover(app: AppConfig, config_file: str | None, lock: AppLock) -> bool:
     state = load_state(app, disk, time.time()).state
     facts = Facts(disk, process_facts(read_record(app.paths.record)))
     recovery = recover(state, facts)
-    if any(step.name is not StepName.START for step in recovery.steps):
+    stops = any(step.name is StepName.STOP for step in recovery.steps)
+    if stops and facts.process.running:
+        _say(f"{app.name}: {recovery.reason} with the next check: the version before still runs")
+    elif any(step.name is not StepName.START for step in recovery.steps):
         pid = os.fork()
         if pid == 0:
             _recover_and_exit(app, config_file, lock, state, recovery)

@@ -15,6 +15,7 @@ from typing import Any
 
 from deployex_cli.config import AppPaths
 from deployex_cli.core.plan import Disk, OnDisk, folder_number
+from deployex_cli.errors import UnsafeFolder
 from deployex_cli.layout import files
 
 MARKER = ".deployex.json"
@@ -23,7 +24,7 @@ LINKS = ("new", "current", "previous")
 
 
 def read_disk(paths: AppPaths) -> Disk:
-    """What is there, with no change to it."""
+    """What is there, with no change to it. Raises UnsafeFolder: no link where one of ours goes."""
     releases, leftovers = [], []
     for name in _entries(paths.releases):
         path = f"{paths.releases}/{name}"
@@ -94,6 +95,11 @@ def point(paths: AppPaths, link: str, folder: str | None) -> None:
 
 def _named(paths: AppPaths, link: str, known: set[str]) -> str | None:
     target = files.read_link(paths.link(link))
+    if target is None and os.path.lexists(paths.link(link)):
+        raise UnsafeFolder(
+            f"{paths.link(link)} is no link of ours; move it away, for it is to name a release"
+            f" under {paths.releases}"
+        )
     folder = os.path.basename(target) if target else None
     return folder if folder in known else None
 

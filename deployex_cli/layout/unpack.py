@@ -130,7 +130,7 @@ class _Intake:
             self.bytes += len(data)
             if self.bytes > self._most:
                 if self.expected_size is None:
-                    raise PackageError(f"{self._what}: it is longer than {self._most} bytes")
+                    raise _NotWhole(f"{self._what}: it is longer than {self._most} bytes")
                 raise DigestMismatch(
                     f"{self._what}: it is longer than the {self._most} bytes that the manifest says"
                 )
@@ -177,7 +177,7 @@ def _check(
 
 
 class _NotWhole(PackageError):
-    """Not all of the tarball was there to be read, or nothing of it."""
+    """Not all of the tarball was there, or was read: its digest says nothing."""
 
 
 def _read_through(intake: _Intake, guard: TarGuard, tar: TarProcess | None, what: str) -> Summary:

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Callable
 from typing import Any
 
 from deployex_cli.config import AppConfig
+from deployex_cli.supervise import procfs
 from deployex_cli.supervise.command import Command, app_environment, script
 from deployex_cli.supervise.server import Client
 from deployex_cli.supervise.spawn import spawn
@@ -77,15 +79,22 @@ class Job:
         self._end("was stopped with the supervisor")
 
     def close(self) -> None:
-        """Gives the lock back."""
+        """Gives the lock back; what a command left behind holds it no longer than the command."""
         if self._lock is not None:
+            for pid, _ in procfs.descendants(os.getpid()):
+                if procfs.has_open(pid, os.fstat(self._lock)):
+                    _kill(os.kill, pid)
             os.close(self._lock)
             self._lock = None
 
     def _end(self, reason: str) -> None:
         self._stopped = reason
         if self.pid is not None:
-            try:
-                os.killpg(self.pid, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
+            _kill(os.killpg, self.pid)
+
+
+def _kill(how: Callable[[int, int], None], pid: int) -> None:
+    try:
+        how(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass

@@ -19,10 +19,13 @@ def boot_id() -> str:
         return file.read().decode().strip()
 
 
-def start_time(pid: int) -> int | None:
-    """When the process started, in clock ticks since boot; None: there is none, or a zombie."""
+def start_time(pid: int, *, zombies: bool = False) -> int | None:
+    """When the process started, in clock ticks since boot; None: there is none.
+
+    A zombie is none either, unless `zombies`.
+    """
     fields = _stat(pid)
-    if fields is None or fields[0] in (b"Z", b"X"):
+    if fields is None or (fields[0] in (b"Z", b"X") and not zombies):
         return None
     return int(fields[19])
 
@@ -75,6 +78,22 @@ def descendants(pid: int) -> list[tuple[int, int]]:
             found.append((child, started))
             found += descendants(child)
     return found
+
+
+def has_open(pid: int, file: os.stat_result) -> bool:
+    """Whether the process has that file open; False for one that may not be looked into."""
+    folder = f"/proc/{pid}/fd"
+    try:
+        names = os.listdir(folder)
+    except OSError:
+        return False
+    for name in names:
+        try:
+            if os.path.samestat(os.stat(f"{folder}/{name}"), file):
+                return True
+        except OSError:
+            continue  # closed meanwhile
+    return False
 
 
 def _all() -> list[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 from collections.abc import Callable
@@ -50,6 +51,8 @@ def spawn(
     if failure:
         os.waitpid(pid, 0)
         number, _, text = failure.decode().partition(" ")
+        if int(number) == errno.ENOENT and os.path.exists(command.words[0]):
+            text = "the interpreter that its first line names is not there"
         raise OSError(int(number), text or os.strerror(int(number)), command.words[0])
     return pid
 

@@ -209,7 +209,9 @@ class Supervisor:
         try:
             self._spawn()
         except OSError as error:
-            reason = f"{error.filename or 'current'} cannot be executed: {error.strerror}"
+            logs = (self._app.paths.stdout, self._app.paths.stderr)
+            verb = "opened" if error.filename in logs else "executed"
+            reason = f"{error.filename or 'current'} cannot be {verb}: {error.strerror}"
             self._say(reason)
             if self._start_waiters:
                 self._update(state="STOPPED", app=None, last_exit=reason, last_exit_at=time.time())
@@ -252,7 +254,8 @@ class Supervisor:
             before_exec=write_own_record,
         )
         self._record = record
-        self._update(state="RUNNING", app=(pid, procfs.start_time(pid) or 0))
+        # it may have ended by now, and must not be taken for one that lived since boot
+        self._update(state="RUNNING", app=(pid, procfs.start_time(pid, zombies=True) or 0))
 
     def _take_configuration(self) -> None:
         """Reads the configuration again; a broken one is said, and the last good one goes on."""
@@ -316,7 +319,8 @@ class Supervisor:
     def _app_ended(self, status: int | None) -> None:
         """The app's process is gone; `status` as waitpid gives it, None: nobody can know it."""
         app, asked = self._record.app, self._record.state == "STOPPING"
-        lived = procfs.uptime(app[1]) if app else 0.0
+        # no start time: it had ended before we could ask for it
+        lived = procfs.uptime(app[1]) if app and app[1] else 0.0
         for timer in ("resend", "kill"):
             self._timers.pop(timer, None)
         if self._pidfd is not None:
@@ -489,10 +493,16 @@ class Supervisor:
         self._write()
 
     def _write(self) -> None:
-        write_record(self._app.paths.record, self._record)
+        try:
+            write_record(self._app.paths.record, self._record)
+        except OSError as error:  # a full disk is no reason to leave the app alone
+            self._say(f"{self._app.paths.record} cannot be written: {error.strerror}")
 
     def _say(self, line: str) -> None:
-        print(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line}", file=sys.stderr, flush=True)
+        try:
+            print(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line}", file=sys.stderr, flush=True)
+        except OSError:
+            pass  # nobody reads it, or the disk is full
 
 
 def _signal(pid: int, number: int) -> None:

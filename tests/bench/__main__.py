@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 
 from tests.bench import bench_check, bench_status, bench_supervise, bench_unpack, limits, table
@@ -26,6 +27,9 @@ def main() -> int:
     parser.add_argument("--json", action="store_true", help="machine-readable")
     asked = parser.parse_args()
     wanted = asked.only or names
+    load, processors = os.getloadavg()[0], os.cpu_count() or 1
+    if load > processors / 2:
+        print(f"the machine is busy: load {load:.1f}, {processors} processors", file=sys.stderr)
     rows = [row for name in _RATIOS if name in wanted for row in _RATIOS[name]()]
     figures = [limit for name in _LIMITS if name in wanted for limit in _LIMITS[name]()]
     if asked.json:

@@ -18,9 +18,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tests.bench import process_events
-from tests.bench.deployed import HEALTHY_SECONDS, PROGRAM, deployed
+from tests.bench.deployed import HEALTHY_SECONDS, deployed
 from tests.bench.limits import Limit
 from tests.bench.process_events import ProcessEvents
+from tests.tiny import SLEEPS
 from tests.world import World, eventually
 
 TURNS = 10  # supervisord takes two seconds for each
@@ -95,7 +96,7 @@ def _restart(events: ProcessEvents, supervisor: int, healthy_seconds: float) -> 
 def _supervisord(world: World) -> Iterator[int]:
     """The pid of a supervisord that runs the same program."""
     program = world.root / "peer-app"
-    program.write_bytes(PROGRAM)
+    program.write_text(SLEEPS)
     program.chmod(0o700)
     config = world.root / "supervisord.conf"
     config.write_text(_CONFIG.format(folder=world.root, program=program))

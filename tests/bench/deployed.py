@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import io
 import os
 import shutil
-import tarfile
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from tests.tiny import SLEEPS, tarball
 from tests.world import World, eventually, free_port
 
 VERSION = "1.0.0"
-PROGRAM = b"#!/bin/sh\nexec sleep 1000000\n"
 HEALTHY_SECONDS = 0.1
 _HEALTHY = f'min_healthy_time = "{HEALTHY_SECONDS * 1000:g}ms"'
 _EVERYWHERE = Path("/tmp/deployex")
@@ -62,7 +60,7 @@ class _World(World):
 def _world() -> Iterator[_World]:
     app = f"bench{os.getpid()}"
     with tempfile.TemporaryDirectory(prefix="dx-") as folder:
-        _make_package(Path(folder) / f"{app}-{VERSION}.tar.gz", app)
+        tarball(Path(folder) / f"{app}-{VERSION}.tar.gz", app, VERSION, SLEEPS)
         world = _World(Path(folder), free_port(), app)
         # as when it is installed: with PYTHONDONTWRITEBYTECODE each process would compile it again
         world.env = {k: value for k, value in world.env.items() if not k.startswith("PYTHON")}
@@ -82,17 +80,6 @@ def _deploy(world: World) -> None:
     eventually(is_confirmed)
     outcome = world.run("check", "--json").json["apps"][0]["outcome"]
     assert outcome == "nothing_to_do", outcome
-
-
-def _make_package(path: Path, app: str) -> None:
-    with tarfile.open(path, "w:gz") as archive:
-        for name, mode, data in (
-            (f"bin/{app}", 0o755, PROGRAM),
-            ("releases/start_erl.data", 0o644, f"15.0 {VERSION}".encode()),
-        ):
-            info = tarfile.TarInfo(name)
-            info.size, info.mode = len(data), mode
-            archive.addfile(info, io.BytesIO(data))
 
 
 def _remove_traces(app: str, there_before: bool) -> None:
