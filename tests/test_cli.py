@@ -149,7 +149,8 @@ def test_logs_tell_the_streams_and_the_apps_apart(tiny: TinyWorld) -> None:
 
 
 def test_logs_are_followed_through_an_app_that_writes_and_is_restarted(tiny: TinyWorld) -> None:
-    writes = "echo begun $$; while :; do read line < in && echo $line; done"
+    # open for both: a pipe that no reader holds for an instant would lose what is in it
+    writes = "exec 3<> in; echo begun $$; while read line <&3; do echo $line; done"
     tiny.place(shell(f"[ -p in ] || mkfifo in; {writes}"))
     tiny.ok("start")
     follower = tiny.begin("logs", "--follow", "--stream", "stdout")
