@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any, ClassVar
 
 from deployex_cli.config import AppConfig
@@ -35,6 +36,7 @@ from deployex_cli.errors import (
     RolledBack,
     SupervisorLost,
     SupervisorUnavailable,
+    in_words,
 )
 from deployex_cli.interrupts import Interrupts
 from deployex_cli.layout import files, releases
@@ -105,12 +107,11 @@ class Engine:
 
         The entry is in the state until it is in the history: it is told if and only if it is so.
         """
-        with self._interrupts.deferred():
-            if entry is not None:
-                state = state._replace(unlogged=(*state.unlogged, entry))
-            save_state(self.app, state)
-            self.state = state
-            self._log()
+        if entry is not None:
+            state = state._replace(unlogged=(*state.unlogged, entry))
+        save_state(self.app, state)
+        self.state = state
+        self._log()
 
     def entry(self, event: str, version: str | None, **more: Any) -> dict[str, Any]:
         """An entry of the history, for `save`."""
@@ -129,8 +130,7 @@ class Engine:
         try:
             self._do(step)
         except OSError as error:  # the intent or the outcome could not be written
-            where = f"{error.filename}: " if error.filename else ""
-            message = f"{self.app.name}: {step.name.value}: {where}{error.strerror}"
+            message = f"{self.app.name}: {step.name.value}: {in_words(error)}"
             if lifecycle.is_unfinished(self.state.deployment):
                 raise FailedMidway(f"{message}; the next check goes on") from None
             raise DeployexError(message) from None
@@ -156,12 +156,8 @@ class Engine:
         phase = self._deployment.phase
         left = phase in (Phase.IDLE, Phase.UNPACKED)
         try:
-            if left:
-                self._interrupts.raise_pending()
+            with self._interrupts.raising() if left else nullcontext():
                 self._EFFECTS[step.name](self)
-            else:
-                with self._interrupts.deferred():
-                    self._EFFECTS[step.name](self)
         except SupervisorUnavailable as error:
             if left:
                 self._failed(step, phase, error)
@@ -176,8 +172,7 @@ class Engine:
         """Undoes, or goes back, and raises."""
         version = self._deployment.target.version
         if isinstance(error, OSError):
-            where = f" {error.filename}" if error.filename else ""
-            message = f"{self.app.name}: {step.name.value} of {version}:{where} {error.strerror}"
+            message = f"{self.app.name}: {step.name.value} of {version}: {in_words(error)}"
             error = DeployexError(message)
         if phase in (Phase.IDLE, Phase.UNPACKED):
             begun = step.name is StepName.PREPARE and self._deployment.pre_commands
@@ -278,11 +273,10 @@ class Engine:
 
     def _abandon(self, reason: str) -> None:
         """Ends a deployment left of the point of no return; what serves was not touched."""
-        with self._interrupts.deferred():
-            releases.point(self.app.paths, "new", None)
-            entry = self._entry_of_deployment("failed", reason)
-            ended = lifecycle.advance(self.state, Event.ABANDONED, self._clock(), reason)
-            self.save(ended, entry)
+        releases.point(self.app.paths, "new", None)
+        entry = self._entry_of_deployment("failed", reason)
+        ended = lifecycle.advance(self.state, Event.ABANDONED, self._clock(), reason)
+        self.save(ended, entry)
 
     def _go_back(self, reason: str) -> None:
         """Right of the point of no return: the version before takes over again. Always raises."""
@@ -316,7 +310,8 @@ class Engine:
         rollback = rollback._replace(phase=Phase.PREPARED, origin=failed.target, by=self.by)
         self.save(lifecycle.succeed(ghosted, rollback, Event.ROLLED_BACK), entry)
         try:
-            self.run(switch_over(rollback))
+            for step in switch_over(rollback):
+                self._take(step)
         except RollbackFailed:
             raise
         except DeployexError as error:

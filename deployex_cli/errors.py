@@ -169,3 +169,8 @@ class FailedMidway(DeployexError):
 
     code = "failed_midway"
     exit_code = ExitCode.FAILED_MIDWAY
+
+
+def in_words(error: OSError) -> str:
+    """The system's own error: what it was about, and what it was."""
+    return f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror)

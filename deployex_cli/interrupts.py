@@ -1,7 +1,7 @@
 """SIGTERM and Ctrl-C while steps are taken: undo, or finish first.
 
-Left of the point of no return a signal becomes an exception, and what was begun is undone. Right of
-it, and while state is written, the signal waits: leaving in the middle would leave the app down.
+A signal waits. Only inside `raising`, left of the point of no return, it becomes an exception, and
+what was begun is undone. Right of it, and while state is written, leaving would leave the app down.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class Interrupts:
     """Handles the two signals inside `with`; outside it they do what they did before."""
 
     def __init__(self) -> None:
-        self._deferred = 0
+        self._raising = False
         self._pending: str | None = None
         self._before: dict[int, Any] = {}
 
@@ -35,21 +35,21 @@ class Interrupts:
             signal.signal(number, handler)
 
     @contextmanager
-    def deferred(self) -> Iterator[None]:
-        """In this block a signal waits; behind it, it is raised only where `raise_pending` is."""
-        self._deferred += 1
+    def raising(self) -> Iterator[None]:
+        """In this block a signal, and one that has waited for it, raises Interrupted."""
+        self._raising = True
         try:
+            self._raise_pending()
             yield
         finally:
-            self._deferred -= 1
+            self._raising = False
 
-    def raise_pending(self) -> None:
-        """Raises Interrupted when a signal has waited."""
+    def _raise_pending(self) -> None:
         if self._pending is not None:
             name, self._pending = self._pending, None
             raise Interrupted(f"interrupted by {name}")
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         self._pending = signal.Signals(number).name
-        if not self._deferred:
-            self.raise_pending()
+        if self._raising:
+            self._raise_pending()

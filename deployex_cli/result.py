@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-from deployex_cli.errors import WORST_FIRST, DeployexError, ExitCode
+from deployex_cli.errors import WORST_FIRST, DeployexError, ExitCode, in_words
 
 SCHEMA_VERSION = 1
 
@@ -45,8 +45,7 @@ class Result(NamedTuple):
 def failure_of(error: DeployexError | OSError) -> Failure:
     """The error as a value; of the system's own errors, what it was about and what it was."""
     if isinstance(error, OSError):
-        where = f"{error.filename}: " if error.filename else ""
-        return Failure(DeployexError.code, f"{where}{error.strerror}", ExitCode.FAILED)
+        return Failure(DeployexError.code, in_words(error), ExitCode.FAILED)
     return Failure(error.code, error.message, error.exit_code)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,16 @@ def ready(tiny: TinyWorld, lines: str = "") -> Path:
     return notes
 
 
+def waiting(tiny: TinyWorld) -> tuple[Path, int, subprocess.Popen[str]]:
+    """A check whose pre_command waits for `{notes}.go`: notes, the old pid, and the check."""
+    notes = ready(tiny)
+    old = tiny.pid()
+    tiny.offer("0.1.1", shell(SCRIPT), "--pre-command", "wait")
+    check = tiny.begin("check")
+    eventually(notes.exists)
+    return notes, old, check
+
+
 def test_they_run_once_with_their_words_split_and_no_shell(tiny: TinyWorld) -> None:
     notes = ready(tiny)
     command = f"note 'two words' $(touch {tiny.root}/oops) ;"
@@ -50,11 +61,7 @@ def test_they_run_once_with_their_words_split_and_no_shell(tiny: TinyWorld) -> N
 
 
 def test_the_old_version_serves_while_they_run(tiny: TinyWorld) -> None:
-    notes = ready(tiny)
-    old = tiny.pid()
-    tiny.offer("0.1.1", shell(SCRIPT), "--pre-command", "wait")
-    check = tiny.begin("check")
-    eventually(notes.exists)
+    notes, old, check = waiting(tiny)
     assert tiny.pid() == old
     assert tiny.link("current") == "0.1.0"
     assert tiny.status()["pid"] == old, "status waits for nobody"
@@ -106,11 +113,7 @@ def test_what_one_left_in_a_session_of_its_own_does_not_hold_the_lock_for_ever(
 
 
 def test_a_check_that_is_killed_leaves_them_running_and_the_lock_with_them(tiny: TinyWorld) -> None:
-    notes = ready(tiny)
-    old = tiny.pid()
-    tiny.offer("0.1.1", shell(SCRIPT), "--pre-command", "wait")
-    check = tiny.begin("check")
-    eventually(notes.exists)
+    notes, old, check = waiting(tiny)
     check.kill()
     check.communicate()
     second = tiny.run("check")
@@ -130,11 +133,7 @@ def test_a_check_that_is_killed_leaves_them_running_and_the_lock_with_them(tiny:
 def test_ctrl_c_during_them_leaves_the_old_version_and_says_that_they_go_on(
     tiny: TinyWorld,
 ) -> None:
-    notes = ready(tiny)
-    old = tiny.pid()
-    tiny.offer("0.1.1", shell(SCRIPT), "--pre-command", "wait")
-    check = tiny.begin("check")
-    eventually(notes.exists)
+    notes, old, check = waiting(tiny)
     os.kill(check.pid, signal.SIGINT)
     _, err = check.communicate(timeout=20)
     assert check.returncode == 1
@@ -200,11 +199,7 @@ def test_a_supervisor_that_is_told_to_end_ends_them_and_the_deployment(tiny: Tin
 def test_a_supervisor_that_is_killed_leaves_them_running_and_the_lock_with_them(
     tiny: TinyWorld,
 ) -> None:
-    notes = ready(tiny)
-    old = tiny.pid()
-    tiny.offer("0.1.1", shell(SCRIPT), "--pre-command", "wait")
-    check = tiny.begin("check")
-    eventually(notes.exists)
+    notes, old, check = waiting(tiny)
     os.kill(tiny.supervisor(), signal.SIGKILL)
     _, err = check.communicate(timeout=20)
     assert check.returncode == 1

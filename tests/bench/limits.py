@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from tests.bench.table import aligned
+
 
 class Limit(NamedTuple):
     """A median of ours in `unit`, the most that it may be, and a peer's in the same run."""
@@ -28,11 +30,4 @@ def render(limits: Iterable[Limit]) -> str:
         shown = (f"{limit.ours:.1f}", limit.unit, f"<= {limit.target:g}")
         peer = (limit.peer, f"{limit.peer_value:.1f}")
         lines.append((limit.name, *shown, *peer, "missed" if limit.missed else ""))
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return "\n".join(
-        "  ".join(
-            cell.rjust(width) if column in (1, 3, 5) else cell.ljust(width)
-            for column, (cell, width) in enumerate(zip(line, widths, strict=True))
-        ).rstrip()
-        for line in lines
-    )
+    return aligned(lines, right=(1, 3, 5))

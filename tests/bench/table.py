@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Sequence
 from typing import NamedTuple
 
 
@@ -32,10 +32,15 @@ def render(rows: Iterable[Row]) -> str:
                 "" if row.ratio <= row.target else "missed",
             )
         )
-    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
+    return aligned(lines, right=(1, 3, 4, 5))
+
+
+def aligned(lines: Sequence[Sequence[str]], right: Collection[int]) -> str:
+    """Return the cells in columns; those of `right` end where their column ends."""
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join(
         "  ".join(
-            cell.ljust(width) if column in (0, 2, 6) else cell.rjust(width)
+            cell.rjust(width) if column in right else cell.ljust(width)
             for column, (cell, width) in enumerate(zip(line, widths, strict=True))
         ).rstrip()
         for line in lines
