@@ -347,7 +347,7 @@ class Engine:
 
         self._say(f"{self.app.name}: unpacks {self._store.package_address(target.version)}")
         with self._store.open_package(target.version) as package:
-            return install(self.app, disk, package, target)
+            return install(self.app, disk, package, target, self._lock.fileno())
 
     def _remove_leftover(self, path: str) -> None:
         if os.path.isdir(path) and not os.path.islink(path):

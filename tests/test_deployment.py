@@ -305,3 +305,17 @@ def test_the_environment_is_scrubbed_and_the_apps_own_table_wins(world: World) -
     for gone in ("ERL_FLAGS", "DEPLOYEX_ERLANG_COOKIE", "NOTIFY_SOCKET"):
         assert gone not in environ
     assert os.path.realpath(environ["RELEASE_ROOT"]).startswith(str(world.service))
+
+
+@pytest.mark.parametrize("left", [b"", b"\0" * 40], ids=["empty", "zeros"])
+def test_files_that_a_power_cut_tore_are_put_right_before_the_vm_reads_them(
+    world: World, left: bytes
+) -> None:
+    world.deploy("0.1.0")
+    world.ok("stop")
+    for name in ("start_erl.data", "RELEASES"):
+        (world.service / "current/releases" / name).write_bytes(left)
+    world.ok("start")
+    world.answers("0.1.0")
+    said = (world.root / "log/counter-supervise.log").read_text()
+    assert said.count("was torn or missing: put right") == 2

@@ -11,6 +11,8 @@ from deployex_cli.layout.otp_files import (
     RELEASES,
     START_ERL,
     StartErl,
+    keep_copies,
+    mend,
     parse_start_erl,
     releases_term,
     write_releases,
@@ -113,3 +115,50 @@ def test_otp_reads_every_library_of_every_name_and_version(tmp_path: Path) -> No
     assert head == f"counter {BOOTS.version} {BOOTS.erts}", done
     read = {tuple(bytes.fromhex(part).decode() for part in line.split(".")) for line in lines}
     assert read == {(n, v, f"lib/{n}-{v}") for n in names for v in versions}
+
+
+# --- put right before a start ---------------------------------------------------------------
+
+
+@pytest.fixture
+def placed(tmp_path: Path) -> Path:
+    """A release that was just unpacked, with its copies."""
+    for library in ("kernel-9.2", "stdlib-5.2"):
+        (tmp_path / "lib" / library).mkdir(parents=True)
+    (tmp_path / "releases/1.2.3").mkdir(parents=True)
+    (tmp_path / START_ERL).write_text("15.2 1.2.3\n")
+    assert write_releases(str(tmp_path), "counter")
+    keep_copies(str(tmp_path))
+    return tmp_path
+
+
+@pytest.mark.parametrize("name", [START_ERL, RELEASES])
+def test_whatever_a_power_cut_makes_of_either_file_is_put_right(placed: Path, name: str) -> None:
+    whole = (placed / name).read_bytes()
+    harmless = [whole.rstrip()]  # nothing is missing but the end of the line
+    torn = [whole[:length] for length in range(len(whole)) if whole[:length] not in harmless]
+    torn += [b"\0" * len(whole), whole[:5] + b"\0" * (len(whole) - 5)]
+    for raw in torn:
+        (placed / name).write_bytes(raw)
+        assert mend(str(placed)) == [name], raw
+        assert (placed / name).read_bytes() == whole
+    (placed / name).unlink()
+    assert mend(str(placed)) == [name]
+    assert (placed / name).read_bytes() == whole
+
+
+def test_what_is_whole_stays_as_it_is_though_a_hot_upgrade_has_changed_it(placed: Path) -> None:
+    assert mend(str(placed)) == []
+    (placed / "releases/1.3.0").mkdir()
+    (placed / START_ERL).write_text("15.2 1.3.0\n")
+    (placed / RELEASES).write_text(releases_term("counter", StartErl("15.2", "1.3.0"), ["a-1"]))
+    before = (placed / RELEASES).read_bytes()
+    assert mend(str(placed)) == []
+    assert (placed / RELEASES).read_bytes() == before
+    assert (placed / START_ERL).read_text() == "15.2 1.3.0\n"
+
+
+def test_a_release_that_has_neither_file_is_left_alone(tmp_path: Path) -> None:
+    keep_copies(str(tmp_path))
+    assert mend(str(tmp_path)) == []
+    assert list(tmp_path.iterdir()) == []

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from deployex_cli.errors import DeployexError, NotFound, StoreUnreachable, UnsafeFolder
+from deployex_cli.errors import DeployexError, Locked, NotFound, StoreUnreachable, UnsafeFolder
 from deployex_cli.storage import open_store
 from deployex_cli.storage.store import ReleaseStore
 from tests.configured import app_in
@@ -191,3 +191,26 @@ def test_a_manifest_is_replaced_as_a_whole_and_not_through_a_link(
     manifest(store).symlink_to(victim)
     store.write_manifest(b"new")
     assert (store.read_manifest(), victim.read_bytes()) == (b"new", b"precious")
+
+
+def test_one_publishes_at_a_time_and_the_second_is_told(
+    store: ReleaseStore, tmp_path: Path
+) -> None:
+    other = open_store(app_in(tmp_path))
+    second = pytest.raises(Locked, match="another `deployex publish`")
+    with store.publishing(), second, other.publishing():
+        pass
+    with other.publishing():
+        pass
+
+
+def test_what_a_killed_publish_left_half_made_is_swept_by_the_next(store: ReleaseStore) -> None:
+    left = [
+        package(store).with_name(".counter-0.9.0.tar.gz.tmp"),
+        manifest(store).with_name(".current.json.tmp"),
+    ]
+    for path in left:
+        path.write_bytes(b"half")
+    with store.publishing():
+        assert not any(path.exists() for path in left)
+    read_both(store)

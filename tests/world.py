@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 MARK = "DEPLOYEX_TEST_WORLD"
+OURS = (".deployex.json", ".deployex.otp.json")  # in a release's folder: the marker, the copies
 
 
 class Ran(NamedTuple):
@@ -145,7 +146,7 @@ env = {{ {inline} }}
     def leftovers(self) -> list[str]:
         """What begins with a dot in any folder of ours, our markers aside."""
         found = [*self.root.glob("var/**/.*"), *self.root.glob("store/**/.*")]
-        inside = [path for path in found if path.name != ".deployex.json"]
+        inside = [path for path in found if path.name not in OURS]
         return sorted(str(path.relative_to(self.root)) for path in inside)
 
     # --- doing ------------------------------------------------------------------------------

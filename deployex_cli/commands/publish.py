@@ -34,8 +34,8 @@ def publish(
 ) -> Result:
     """Publishes a version; without `version`, the one that the package itself names.
 
-    Raises PackageError, ConfigError, Refused (other content under the same version), and what the
-    store raises.
+    Raises PackageError, ConfigError, Refused (other content under the same version), Locked
+    (another publishes), and what the store raises.
     """
     if pre_commands and app.language == "gleam":
         raise ConfigError(f"{app.name}: a gleam package has no script that could run pre_commands")
@@ -53,26 +53,9 @@ def publish(
         version = _version(app, version, found.captured.get(START_ERL), tarball)
         manifest = Manifest(version, git_hash, pre_commands, found.sha256)
         parse_manifest(encode_manifest(manifest), "to be written")
-        if store.has_package(version):
-            there = _digest(store, version)
-            if there != found.sha256 and not replace:
-                raise Refused(
-                    f"{app.name}: {version} is published with other content (sha256 {there[:12]},"
-                    f" this one has {found.sha256[:12]}); publish it under a new version, or with"
-                    " --replace"
-                )
-        else:
-            there = None
-        if there != found.sha256:
-            package.seek(0)
-            say(f"{app.name}: puts {store.package_address(version)}")
-            store.write_package(version, package)
-            if _digest(store, version) != found.sha256:
-                raise DigestMismatch(
-                    f"{app.name}: {tarball} changed while it was read; the manifest was not"
-                    " changed, publish again"
-                )
-    store.write_manifest(encode_manifest(manifest))
+        with store.publishing():
+            _put(store, app.name, version, package, found.sha256, replace, say)
+            store.write_manifest(encode_manifest(manifest))
     line = f"{version} is published ({store.manifest_address()})"
     data = {
         "app": app.name,
@@ -84,6 +67,34 @@ def publish(
         "package": store.package_address(version),
     }
     return Result("publish", data, (f"{app.name}: {line}",))
+
+
+def _put(
+    store: ReleaseStore,
+    app: str,
+    version: str,
+    package: BinaryIO,
+    sha256: str,
+    replace: bool,
+    say: Say,
+) -> None:
+    """The tarball into the store, unless it is there. Raises Refused: there is another."""
+    there = _digest(store, version) if store.has_package(version) else None
+    if there == sha256:
+        return
+    if there is not None and not replace:
+        raise Refused(
+            f"{app}: {version} is published with other content (sha256 {there[:12]}, this one has"
+            f" {sha256[:12]}); publish it under a new version, or with --replace"
+        )
+    package.seek(0)
+    say(f"{app}: puts {store.package_address(version)}")
+    store.write_package(version, package)
+    if _digest(store, version) != sha256:
+        raise DigestMismatch(
+            f"{app}: the tarball changed while it was read; the manifest was not changed,"
+            " publish again"
+        )
 
 
 def _version(app: AppConfig, asked: str | None, start_erl: bytes | None, tarball: str) -> str:

@@ -15,6 +15,7 @@ from deployex_cli.core.lifecycle import ENDED, Event, find_ghost, on_trial, succ
 from deployex_cli.core.manifest import parse_manifest
 from deployex_cli.core.names import version_problem
 from deployex_cli.core.plan import Step, as_release, begin
+from deployex_cli.core.recovery import MOVED
 from deployex_cli.core.state import Phase, Release, StepName
 from deployex_cli.errors import ConfigError, DeployexError, NotFound, Refused
 from deployex_cli.layout import releases
@@ -118,7 +119,7 @@ def _take_over(engine: Engine, target: Release) -> None:
     """A deployment by hand: it enters at the switch, and the next start goes on with it."""
     now = time.time()
     deployment = begin(engine.state, engine.facts(), target, "deployment", (), now)
-    deployment = deployment._replace(phase=Phase.STOPPED, by=engine.by, reason="moved by hand")
+    deployment = deployment._replace(phase=Phase.STOPPED, by=engine.by, reason=MOVED)
     before = engine.state.deployment
     if before is not None and before.phase not in ENDED:
         event = Event.SUPERSEDED if on_trial(before) else Event.ROLLED_BACK

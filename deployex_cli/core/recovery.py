@@ -19,6 +19,8 @@ from deployex_cli.core.lifecycle import LEFT_OF_NO_RETURN, NEXT_STEP, is_unfinis
 from deployex_cli.core.plan import Disk, Facts, Step, as_release, folder_number, switch_over
 from deployex_cli.core.state import Deployment, Phase, State, StepName
 
+MOVED = "moved by hand"  # the reason of a deployment by `deployex move`, which starts nothing
+
 
 class Recovery(NamedTuple):
     """The steps that are due before anything is compared; `ghost`: why to ghost, if at all."""
@@ -47,7 +49,11 @@ def recover(state: State, facts: Facts) -> Recovery:
             where = deployment.intent or deployment.phase
             reason = f"the deployment of {version} was interrupted ({where.value}); it begins anew"
             return Recovery((*sweep, Step(StepName.ABANDON, reason)), reason)
-    reason = f"the deployment of {version} was interrupted ({deployment.phase.value}); it goes on"
+    if deployment.reason == MOVED and deployment.phase is Phase.SWITCHED:
+        reason = f"{version} was {MOVED}, and is to be started"
+    else:
+        phase = deployment.phase.value
+        reason = f"the deployment of {version} was interrupted ({phase}); it goes on"
     return Recovery((*sweep, *remaining(state, deployment)), reason)
 
 

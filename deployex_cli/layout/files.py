@@ -170,6 +170,7 @@ def trusted_folder(path: str) -> None:
     for folder in _from_the_root(path):
         if not os.path.lexists(folder):
             os.mkdir(folder, 0o700)
+            sync_folder(os.path.dirname(folder))
     check_trusted(path)
 
 

@@ -13,15 +13,19 @@ from deployex_cli.config import AppConfig
 from deployex_cli.core.plan import Disk, OnDisk
 from deployex_cli.core.state import Release
 from deployex_cli.layout import files, releases
-from deployex_cli.layout.otp_files import write_releases
+from deployex_cli.layout.otp_files import keep_copies, write_releases
 from deployex_cli.layout.tar_guard import Limits, Required
 from deployex_cli.layout.unpack import unpack
 
 
-def install(app: AppConfig, disk: Disk, package: BinaryIO, target: Release) -> OnDisk:
+def install(
+    app: AppConfig, disk: Disk, package: BinaryIO, target: Release, lock: int | None = None
+) -> OnDisk:
     """Unpacks `package` as the release `target`; its digest is held against the target's.
 
-    Raises PackageError, DigestMismatch, DiskFull and OSError; nothing is left of it then.
+    `lock` is the app's lock's descriptor: tar holds it too, so that nobody sweeps under a tar whose
+    check was killed. Raises PackageError, DigestMismatch, DiskFull and OSError; nothing is left of
+    it then.
     """
     paths = app.paths
     folder = releases.next_folder(disk, paths, target.version)
@@ -37,8 +41,10 @@ def install(app: AppConfig, disk: Disk, package: BinaryIO, target: Release) -> O
             required=required(app),
             expected_sha256=target.digest,
             what=f"{app.name}: the tarball of {target.version}",
+            keep=lock,
         )
         write_releases(staging, app.name)
+        keep_copies(staging)
         release = OnDisk(folder, target.version, unpacked.sha256, target.hash, None)
         releases.write_marker(staging, release)
         files.sync_filesystem(staging)

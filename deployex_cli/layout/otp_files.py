@@ -3,8 +3,12 @@
 A Mix release comes without RELEASES, so that release_handler knows the first release with no
 libraries and cannot go back to it. We write it into a freshly unpacked folder, before the release
 ever starts (OTP: release_handler(3), "RELEASES file"; System Principles, "start_erl").
+
+The VM rewrites both with no fsync, so that a power cut may leave them torn: an empty start_erl.data
+ends every boot, half a RELEASES boots without libraries. A copy of our own puts them right.
 """
 
+import json
 import os
 from typing import NamedTuple
 
@@ -12,6 +16,7 @@ from deployex_cli.layout import files
 
 START_ERL = "releases/start_erl.data"
 RELEASES = "releases/RELEASES"
+KEPT = ".deployex.otp.json"  # the copy: never changed once the release has its name
 
 
 class StartErl(NamedTuple):
@@ -52,6 +57,43 @@ def write_releases(folder: str, name: str) -> bool:
     term = releases_term(name, boots, os.listdir(f"{folder}/lib"))
     files.write_file(f"{folder}/{RELEASES}", term.encode(), mode=0o644)
     return True
+
+
+def keep_copies(folder: str) -> None:
+    """Keeps what both files are before the release ever starts. Raises OSError."""
+    found = {name: files.read_file(f"{folder}/{name}") for name in (START_ERL, RELEASES)}
+    text = {name: raw.decode("latin-1") for name, raw in found.items() if raw is not None}
+    if text:
+        files.write_file(f"{folder}/{KEPT}", json.dumps(text).encode() + b"\n")
+
+
+def mend(folder: str) -> list[str]:
+    """Puts right what is missing or torn before a start; the names of what was. Raises OSError."""
+    broken = [name for name in (START_ERL, RELEASES) if not _is_whole(folder, name)]
+    kept = files.read_file(f"{folder}/{KEPT}") if broken else None
+    if kept is None:  # a release without a runtime of its own has neither
+        return []
+    copies: dict[str, str] = json.loads(kept)
+    mended = [name for name in broken if name in copies]
+    for name in mended:
+        files.write_file(f"{folder}/{name}", copies[name].encode("latin-1"), mode=0o644)
+    return mended
+
+
+def _is_whole(folder: str, name: str) -> bool:
+    """Whether the file is there and nothing of it is missing.
+
+    A power cut leaves a prefix, or zeros where data should be: no prefix of a term is balanced.
+    """
+    raw = files.read_file(f"{folder}/{name}")
+    if raw is None or b"\0" in raw:
+        return False
+    if name == START_ERL:
+        boots = parse_start_erl(raw)
+        return boots is not None and os.path.isdir(f"{folder}/releases/{boots.version}")
+    whole = raw.strip()
+    balanced = all(raw.count(a) == raw.count(b) for a, b in ((b"[", b"]"), (b"{", b"}")))
+    return whole.startswith(b"[") and whole.endswith(b"].") and balanced
 
 
 def _atom(name: str) -> str:

@@ -30,7 +30,7 @@ from deployex_cli.errors import PackageError
 from deployex_cli.layout import tar_format as tar
 from deployex_cli.layout.tar_names import NameRefused, NameTree, check_text, normalise, show
 
-MARKER = ".deployex.json"
+OURS = ".deployex"  # what the names of our marker and our copies begin with
 CAPTURE_LIMIT = 64 * 1024  # bytes of one captured member
 _META_LIMIT = 1024 * 1024  # bytes of one PAX header; extended attributes can make it large
 _TAIL_LIMIT = 4 * 1024 * 1024  # bytes of zeros after the end: tar fills up a record, 10 KiB or more
@@ -347,8 +347,8 @@ class TarGuard:
             self._refuse("it is setuid, setgid or sticky; take the bits away with chmod ug-s,-t")
         if size < 0 or (size and kind != tar.REGULAR):
             self._refuse(f"it has a size of {size} bytes, which cannot be")
-        if MARKER.encode() in path.partition(b"/")[0]:  # or the temporary name of it
-            self._refuse("its name is reserved for deployex's own marker")
+        if OURS.encode() in path.partition(b"/")[0]:  # or a temporary name of ours
+            self._refuse("its name is reserved for deployex's own files")
         self._entries += 1
         if not path:
             # tar must not give the staging folder another mode.

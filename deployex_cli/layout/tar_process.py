@@ -35,8 +35,11 @@ _GNU_FLAGS = ("--blocking-factor=512", "--delay-directory-restore", "--warning=n
 class TarProcess:
     """A running tar; `write` what it shall unpack, then `finish`, and `stop` in any case."""
 
-    def __init__(self, into: str, what: str) -> None:
-        """Start tar in the folder `into`. Raise DeployexError if there is none to start."""
+    def __init__(self, into: str, what: str, keep: int | None = None) -> None:
+        """Start tar in the folder `into`. Raise DeployexError if there is none to start.
+
+        `keep` is a descriptor that it inherits, and holds for as long as it writes.
+        """
         self._into = into
         self._what = what
         self.no_room = False  # tar has said so; what is written is thrown away from then on
@@ -54,6 +57,7 @@ class TarProcess:
                 bufsize=0,
                 env={"LC_ALL": "C"},
                 umask=0o022,
+                pass_fds=() if keep is None else (keep,),
                 process_group=0,  # a Ctrl-C is ours to handle
             )
         except OSError as error:

@@ -53,6 +53,7 @@ def unpack(
     capture: Collection[str] = (),
     what: str = "the tarball",
     on_progress: Progress | None = None,
+    keep: int | None = None,
 ) -> Unpacked:
     """Unpack a tarball into the empty folder `into`, and return what it was.
 
@@ -70,7 +71,7 @@ def unpack(
     intake = _Intake(source, limits, expected_size, what, on_progress)
     tar: TarProcess | None = None
     try:
-        tar = TarProcess(into, what)
+        tar = TarProcess(into, what, keep)
         unpacked = _check(intake, guard, tar, expected_sha256)
         tar.finish()
         if tar.no_room:

@@ -9,11 +9,14 @@ refused.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, BinaryIO
 
-from deployex_cli.errors import NotFound, StoreUnreachable, UnsafeFolder
+from deployex_cli.errors import Locked, NotFound, StoreUnreachable, UnsafeFolder
 from deployex_cli.layout import files
 
 if TYPE_CHECKING:
@@ -59,6 +62,35 @@ class LocalStore:
 
     def has_package(self, version: str) -> bool:
         return os.path.isfile(self.package_address(version))
+
+    @contextmanager
+    def publishing(self) -> Iterator[None]:
+        try:
+            files.trusted_folder(self._dist)
+            files.trusted_folder(self._versions)
+            folder = os.open(self._dist, os.O_RDONLY | os.O_DIRECTORY)
+        except OSError as error:
+            raise self._unreachable(error) from None
+        try:
+            self._lock(folder)
+            for place in (self._dist, self._versions):
+                for name in os.listdir(place):
+                    if name.startswith(".") and name.endswith(".tmp"):  # of one that was killed
+                        files.remove(f"{place}/{name}")
+            yield
+        finally:
+            os.close(folder)
+
+    def _lock(self, folder: int) -> None:
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise Locked(
+                f"{self._app}: another `deployex publish` puts something into {self._dist};"
+                " nothing was done"
+            ) from None
+        except OSError:
+            return  # a share that knows no locks: the renames keep each file whole all the same
 
     def write_manifest(self, data: bytes) -> None:
         try:

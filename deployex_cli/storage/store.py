@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from typing import BinaryIO, Protocol
 
 
@@ -14,6 +15,10 @@ class ReleaseStore(Protocol):
 
     def read_manifest(self) -> bytes | None:
         """The bytes of current.json; None when nothing is published."""
+        ...
+
+    def publishing(self) -> AbstractContextManager[None]:
+        """In this block nobody else publishes this app, where the store can tell. Raises Locked."""
         ...
 
     def write_manifest(self, data: bytes) -> None:

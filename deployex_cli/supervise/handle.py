@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import socket
 import sys
-import tempfile
 
 from deployex_cli.config import AppConfig
 from deployex_cli.core.manifest import split_command
@@ -101,12 +100,10 @@ class AppProcess:
         files.trusted_folder(os.path.dirname(log))
         umask = os.umask(0o077)
         os.umask(umask)
-        with (
-            tempfile.TemporaryDirectory(prefix="deployex-") as folder,
-            socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as ready,
-        ):
-            ready.bind(f"{folder}/ready")
-            command = Command(tuple(words), {**os.environ, "NOTIFY_SOCKET": f"{folder}/ready"})
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as ready:
+            ready.bind("")  # an abstract name of the kernel's choice, unix(7): no file to leave
+            address = "@" + ready.getsockname()[1:].decode()
+            command = Command(tuple(words), {**os.environ, "NOTIFY_SOCKET": address})
             pid = spawn(command, folder="/", output=(log, log), umask=umask)
             self._wait_until_ready(ready, pid, log)
 

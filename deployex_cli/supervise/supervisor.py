@@ -21,7 +21,7 @@ from typing import Any
 from deployex_cli.config import AppConfig
 from deployex_cli.core.backoff import LONGEST_SECONDS, crashes_in_a_row, restart_delay
 from deployex_cli.errors import DeployexError
-from deployex_cli.layout import files, libc
+from deployex_cli.layout import files, libc, otp_files
 from deployex_cli.layout.releases import read_marker
 from deployex_cli.supervise import procfs
 from deployex_cli.supervise.command import start_command, write_cookie_file
@@ -231,6 +231,7 @@ class Supervisor:
         folder = os.path.basename(target)
         release = paths.release(folder)
         marker = read_marker(release, folder)
+        self._mend(release)
         write_cookie_file(self._app)
         command = start_command(self._app, release, os.environ)
         record = self._record._replace(
@@ -256,6 +257,14 @@ class Supervisor:
         self._record = record
         # it may have ended by now, and must not be taken for one that lived since boot
         self._update(state="RUNNING", app=(pid, procfs.start_time(pid, zombies=True) or 0))
+
+    def _mend(self, release: str) -> None:
+        """Puts right what a power cut may have done to the files that the VM boots by."""
+        try:
+            for name in otp_files.mend(release):
+                self._say(f"{release}/{name} was torn or missing: put right")
+        except (OSError, ValueError) as error:
+            self._say(f"{release}: {otp_files.START_ERL} cannot be put right: {error}")
 
     def _take_configuration(self) -> None:
         """Reads the configuration again; a broken one is said, and the last good one goes on."""
