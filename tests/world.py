@@ -140,8 +140,12 @@ env = {{ {inline} }}
     def state(self) -> Any:
         return json.loads(self.state_file.read_text())
 
+    @property
+    def record_file(self) -> Path:
+        return self.root / f"var/state/{self.app}.supervise.json"
+
     def record(self) -> Any:
-        return json.loads((self.root / f"var/state/{self.app}.supervise.json").read_text())
+        return json.loads(self.record_file.read_text())
 
     def leftovers(self) -> list[str]:
         """What begins with a dot in any folder of ours, our markers aside."""

@@ -10,12 +10,12 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from typing import NamedTuple
 
 from deployex_cli.commands.context import prepare_folders
 from deployex_cli.config import AppConfig
 from deployex_cli.core.plan import Facts
 from deployex_cli.core.recovery import Recovery, recover
-from deployex_cli.core.state import State, StepName
 from deployex_cli.errors import SupervisorError
 from deployex_cli.layout.lock import AppLock, holder_lives
 from deployex_cli.layout.releases import read_disk
@@ -55,56 +55,76 @@ def supervise(app: AppConfig, config_file: str | None, reload: Callable[[], AppC
             raise
 
     lock = AppLock(app.paths.lock, app.name, "deployex supervise")
-    # recovered before the socket is there: nobody would answer what a step asked of us
+    recovery = None
     if handed is not None:
         start = False
     elif lock.acquire():
-        start = _recover(app, config_file, lock)
+        start, recovery = _begin_recovery(app, config_file, lock)
     else:
         # a live check will say what to do; a pre_command whose check was killed never will
         start = not holder_lives(app.paths.lock)
     supervisor = Supervisor(app, reload, umask, again, listener)
-    supervisor.prepare(start=start)
-    lock.release()
+    supervisor.prepare(start=start, helper=recovery.pid if recovery else None)
+    lock.release()  # the recovery holds it, too
+    if recovery is not None:
+        recovery.go()
     supervisor.run()
     alone.release()
 
 
-def _recover(app: AppConfig, config_file: str | None, lock: AppLock) -> bool:
-    """Finishes or undoes what was interrupted, but for the start; whether the app is to run.
+class _Recovering(NamedTuple):
+    """A process that finishes or undoes what was interrupted, once the supervisor listens."""
 
-    In a process of its own, so that what only this needs is not in memory for months.
+    pid: int
+    signal: int  # the end of a pipe; when it closes unwritten, there is no supervisor any more
+
+    def go(self) -> None:
+        try:
+            os.write(self.signal, b".")
+        except BrokenPipeError:
+            pass  # somebody killed it: the supervisor sees its end
+        os.close(self.signal)
+
+
+def _begin_recovery(
+    app: AppConfig, config_file: str | None, lock: AppLock
+) -> tuple[bool, _Recovering | None]:
+    """Whether the app is to run, and who recovers, if anything was interrupted.
+
+    In a process of its own, which asks the supervisor for stops and starts as a check would, so
+    that a version that cannot be started is gone back from; what only this needs is not in memory
+    for months.
     """
     disk = read_disk(app.paths)
     state = load_state(app, disk, time.time()).state
     facts = Facts(disk, process_facts(read_record(app.paths.record)))
     recovery = recover(state, facts)
-    stops = any(step.name is StepName.STOP for step in recovery.steps)
-    if stops and facts.process.running:
-        _say(f"{app.name}: {recovery.reason} with the next check: the version before still runs")
-    elif any(step.name is not StepName.START for step in recovery.steps):
-        pid = os.fork()
-        if pid == 0:
-            _recover_and_exit(app, config_file, lock, state, recovery)
-        os.waitpid(pid, 0)
-    return state.wanted == "running"
+    wanted = state.wanted == "running"
+    if not recovery.steps:
+        return wanted, None
+    heard, told = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.close(told)
+        if os.read(heard, 1):
+            _recover(app, config_file, lock, recovery)
+        os._exit(0)
+    os.close(heard)
+    return wanted, _Recovering(pid, told)
 
 
-def _recover_and_exit(
-    app: AppConfig, config_file: str | None, lock: AppLock, state: State, recovery: Recovery
-) -> None:
+def _recover(app: AppConfig, config_file: str | None, lock: AppLock, recovery: Recovery) -> None:
+    """Takes the steps. Raises nothing: what is current runs in any case."""
     from deployex_cli.engine import Engine
     from deployex_cli.supervise.handle import AppProcess
 
     try:
         engine = Engine(app, lock, AppProcess(app, config_file), _say, "supervisor")
-        steps = tuple(step for step in recovery.steps if step.name is not StepName.START)
-        engine.recover(recovery._replace(steps=steps))
+        engine.recover(recovery)
     except Exception as error:
-        _say(f"{app.name}: could not recover: {error}; starts what is current")
+        _say(f"{app.name}: recovery: {error}")
     finally:
         sys.stderr.flush()
-        os._exit(0)
 
 
 def _say(line: str) -> None:

@@ -74,9 +74,12 @@ def mend(folder: str) -> list[str]:
     if kept is None:  # a release without a runtime of its own has neither
         return []
     copies: dict[str, str] = json.loads(kept)
-    mended = [name for name in broken if name in copies]
-    for name in mended:
-        files.write_file(f"{folder}/{name}", copies[name].encode("latin-1"), mode=0o644)
+    mended = []
+    for name in broken:
+        copy = copies[name].encode("latin-1") if name in copies else None
+        if copy is not None and files.read_file(f"{folder}/{name}") != copy:
+            files.write_file(f"{folder}/{name}", copy, mode=0o644)
+            mended.append(name)
     return mended
 
 

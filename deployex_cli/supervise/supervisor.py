@@ -71,18 +71,25 @@ class Supervisor:
         self._sweeping = False
         self._orphans: list[tuple[int, int]] = []  # of an app that was not our child
         self._jobs: list[Job] = []
+        self._helper: int | None = None  # a child that recovers what was interrupted
+        self._start_after_helper = False
 
     # --- life -------------------------------------------------------------------------------
 
-    def prepare(self, *, start: bool) -> None:
-        """Adopts the app that runs, or else starts it."""
+    def prepare(self, *, start: bool, helper: int | None = None) -> None:
+        """Adopts the app that runs, or else starts it.
+
+        `helper` is a child that recovers what was interrupted: the app is started after it, unless
+        it has done so.
+        """
+        self._helper, self._start_after_helper = helper, start
         libc.set_child_subreaper()
         self._wakeup = self._receive_signals()
         self._adopt()
         if self._record.app is None and self._record.state == "STOPPED":
             self._write()
-            if start and files.read_link(self._app.paths.link("current")):
-                self._try_start()
+            if start and helper is None:
+                self._start_current()
         notify("READY=1")
         self._say(f"supervises {self._app.name} ({self._record.state})")
 
@@ -105,7 +112,7 @@ class Supervisor:
         self._say("ended")
 
     def _busy(self) -> bool:
-        return self._sweeping or bool(self._jobs)
+        return self._sweeping or bool(self._jobs) or self._helper is not None
 
     def _is_idle(self) -> bool:
         """Whether nothing is under way that only our memory knows of."""
@@ -199,6 +206,11 @@ class Supervisor:
         self._say(
             f"adopts {self._app.name} (pid {app[0]}, {self._record.version}), which still runs"
         )
+
+    def _start_current(self) -> None:
+        """Starts what is current, if anything is and nobody has told us to end."""
+        if not self._ending and files.read_link(self._app.paths.link("current")):
+            self._try_start()
 
     def _try_start(self) -> None:
         """Starts what is current; what cannot be executed is told to who waits, or is a crash."""
@@ -318,6 +330,10 @@ class Supervisor:
                 break
             if self._record.app is not None and pid == self._record.app[0]:
                 self._app_ended(status)
+            if pid == self._helper:
+                self._helper = None
+                if self._start_after_helper and self._record.state == "STOPPED":
+                    self._start_current()
             for job in self._jobs:
                 if job.pid == pid:
                     self._job_ended(job, status)
@@ -401,7 +417,7 @@ class Supervisor:
 
     def _leftovers(self) -> list[int]:
         """Our children that are neither the app nor a job, nor epmd, which outlives every app."""
-        known = {job.pid for job in self._jobs}
+        known = {job.pid for job in self._jobs} | {self._helper}
         if self._record.app is not None:
             known.add(self._record.app[0])
         found = []

@@ -1,0 +1,129 @@
+"""Runs every point, or a part of them, and prints how many were survived of how many."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import tempfile
+import time
+import traceback
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+from tests.faults import errors, kills, strace
+from tests.faults.kills import AFTERMATHS, LIVES
+from tests.faults.scenarios import SCENARIOS, build_template
+
+
+class Trial(NamedTuple):
+    """One fault, and how to see whether it is survived."""
+
+    what: str  # the row of the table
+    kind: str  # disk, process, socket, lock: the column
+    name: str
+    run: Callable[..., None]
+    arguments: tuple[object, ...]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.faults", description=__doc__)
+    parser.add_argument("--only", choices=("kills", "errors"))
+    parser.add_argument("--every", type=int, default=1, help="each N-th of them")
+    parser.add_argument("--scenario", choices=(*SCENARIOS, *LIVES), action="append")
+    options = parser.parse_args()
+    if not strace.is_here():
+        print("strace is not installed, or may not trace here: apt-get install strace")
+        return 2
+    began = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="faults-") as folder:
+        templates = _templates(Path(folder))
+        found = trials(templates, options.scenario or [*SCENARIOS, *LIVES], options.only)
+        failures = _run_all(found[:: options.every])
+    for failure in failures:
+        print(failure, end="\n\n")
+    print(f"{'failed' if failures else 'passed'} in {time.monotonic() - began:.0f} s")
+    return 1 if failures else 0
+
+
+def _templates(folder: Path) -> dict[str, Path]:
+    made = {}
+    for name, scenario in SCENARIOS.items():
+        made[name] = folder / name.replace(" ", "-")
+        build_template(scenario, made[name])
+    return made
+
+
+def trials(templates: dict[str, Path], names: list[str], only: str | None) -> list[Trial]:
+    """Every fault at every point of the scenarios named."""
+    found = []
+    for name in dict.fromkeys(names):
+        if name in SCENARIOS:
+            template = templates[name]
+            points = kills.points_of_command(name, template)
+            found += _of(points, template, kills.kill_command, errors.trouble_for_command, only)
+        if name in LIVES:
+            template = templates[LIVES[name][0]]
+            points = kills.points_of_supervisor(name, template)
+            found += _of(
+                points, template, kills.kill_supervisor, errors.trouble_for_supervisor, only
+            )
+    return found
+
+
+def _of(
+    points: list[kills.Point],
+    template: Path,
+    kill: Callable[..., None],
+    fail: Callable[..., None],
+    only: str | None,
+) -> list[Trial]:
+    found = []
+    if only in (None, "kills"):
+        for point in points:
+            what, kind = f"{point.program} killed", str(strace.kind(point.call))
+            for aftermath in AFTERMATHS:
+                name = f"{point}, then {aftermath}"
+                found.append(Trial(what, kind, name, kill, (point, template, aftermath)))
+    if only in (None, "errors"):
+        for trouble in errors.troubles(points):
+            what = f"{trouble.point.program} refused"
+            found.append(Trial(what, trouble.error, str(trouble), fail, (trouble, template)))
+    return found
+
+
+def survive(trial: Trial) -> str | None:
+    """What went wrong, or None."""
+    try:
+        trial.run(*trial.arguments)
+    except Exception as error:
+        where = "".join(traceback.format_tb(error.__traceback__)[-2:])
+        return f"NOT SURVIVED  {trial.name}\n{where}{type(error).__name__}: {error}"
+    return None
+
+
+def _run_all(found: list[Trial]) -> list[str]:
+    total: Counter[tuple[str, str]] = Counter()
+    survived: Counter[tuple[str, str]] = Counter()
+    failures = []
+    with ProcessPoolExecutor(os.cpu_count()) as pool:
+        for number, (trial, failure) in enumerate(zip(found, pool.map(survive, found)), 1):
+            key = (trial.what, trial.kind)
+            total[key] += 1
+            survived[key] += failure is None
+            if failure is not None:
+                failures.append(failure)
+                print(failure.splitlines()[0], flush=True)
+            if number % 100 == 0:
+                print(f"{number} of {len(found)}", flush=True)
+    for what, kind in sorted(total):
+        print(f"{what:20} {kind:10} {survived[what, kind]:5} of {total[what, kind]:5}")
+    print(f"{'all':31} {survived.total():5} of {total.total():5}")
+    return failures
+
+
+if __name__ == "__main__":
+    sys.exit(main())
