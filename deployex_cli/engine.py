@@ -141,7 +141,8 @@ class Engine:
         elif step.name is StepName.ABANDON:
             self._abandon(step.why)
         elif step.name is StepName.RESUME:
-            self._say(f"{self.app.name}: {step.why}; starts it")
+            self.process.ensure_supervisor()
+            self._say(f"{self.app.name}: {step.why}: starts it")
             self.process.start()
         elif step.name is StepName.SWEEP:
             for path in step.folders:

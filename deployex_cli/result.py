@@ -42,11 +42,14 @@ class Result(NamedTuple):
         return worst(failure.exit_code for failure in self.failures)
 
 
-def failure_of(error: DeployexError | OSError) -> Failure:
+def failure_of(error: Exception) -> Failure:
     """The error as a value; of the system's own errors, what it was about and what it was."""
+    if isinstance(error, DeployexError):
+        return Failure(error.code, error.message, error.exit_code)
     if isinstance(error, OSError):
         return Failure(DeployexError.code, in_words(error), ExitCode.FAILED)
-    return Failure(error.code, error.message, error.exit_code)
+    message = f"{type(error).__name__}: {error} (a bug of deployex; please report it)"
+    return Failure("bug", message, ExitCode.FAILED)
 
 
 def worst(codes: Iterable[ExitCode]) -> ExitCode:

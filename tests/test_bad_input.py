@@ -150,6 +150,7 @@ def test_a_script_that_may_not_be_executed_is_refused_before_anything_stops(
 
 
 def test_a_script_that_cannot_be_executed_gives_the_version_before_back(tiny: TinyWorld) -> None:
+    tiny.configure('min_healthy_time = "1h"')
     tiny.roll_out("0.1.0")
     tiny.offer("0.1.1", "#!/no/such/interpreter\n")
     ran = tiny.run("check")
@@ -197,6 +198,7 @@ def test_a_package_of_another_app_has_no_script_for_this_one(tiny: TinyWorld) ->
 
 
 def test_other_content_under_a_published_version_needs_replace(tiny: TinyWorld) -> None:
+    tiny.configure('min_healthy_time = "1h"')
     pid = tiny.roll_out("0.1.0")
     tiny.pack("0.1.0", SLEEPS + "# changed\n")
     ran = tiny.run("publish", str(tiny.package("0.1.0")))
@@ -226,6 +228,7 @@ def test_a_version_on_the_command_line_is_checked(tiny: TinyWorld, version: str)
 
 
 def test_a_damaged_state_file_is_rebuilt_and_the_app_runs_on(tiny: TinyWorld) -> None:
+    tiny.configure('min_healthy_time = "1h"')
     pid = tiny.roll_out("0.1.0")
     for content in ("", "{", "[]", '{"schema_version": 1}'):
         tiny.state_file.write_text(content)

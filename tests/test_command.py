@@ -25,13 +25,14 @@ GONE = (
     *("ERL_FLAGS", "ERL_AFLAGS", "ERL_ZFLAGS", "ERL_OTP27_FLAGS", "ERL_OTP9_FLAGS"),
     *("NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC", "CREDENTIALS_DIRECTORY"),
     *("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"),
+    *("INVOCATION_ID", "JOURNAL_STREAM", "SYSTEMD_EXEC_PID", "MANAGERPID"),
     *("DEPLOYEX_ERLANG_COOKIE", "DEPLOYEX_SECRET_KEY_BASE"),
 )
 REPLACED = ("RELEASE_NODE", "RELEASE_COOKIE", "RELEASE_DISTRIBUTION")
 KEPT = (
     *("RELEASE_NOTES", "RELEASE_ROOT_URL", "MY_RELEASE_VSN", "release_vsn", "RELEASE"),
     *("ERL_CRASH_DUMP", "ERL_EPMD_PORT", "ERL_LIBS", "ERL_OTP_FLAGS", "XERL_OTP27_FLAGS"),
-    *("ROOTDIR2", "PATH", "HOME", "LANG", "PORT", "SECRET_KEY_BASE", "INVOCATION_ID"),
+    *("ROOTDIR2", "PATH", "HOME", "LANG", "PORT", "SECRET_KEY_BASE"),
 )
 
 
@@ -95,6 +96,7 @@ def test_from_an_empty_environment_comes_what_each_language_needs(
     tmp_path: Path, lines: str, expected: dict[str, str]
 ) -> None:
     env = app_environment(app_in(tmp_path, lines), {})
+    assert env.pop("HOME") == app_in(tmp_path, lines).paths.work, "Erlang needs one"
     if "elixir" in app_in(tmp_path, lines).language:
         expected = {"RELEASE_DISTRIBUTION": "sname", **expected}
     assert env == expected

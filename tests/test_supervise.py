@@ -465,7 +465,7 @@ def test_two_starts_at_once_start_one_app(tiny: TinyWorld) -> None:
     assert [answer["state"] for answer in answers] == ["RUNNING", "RUNNING"]
     assert answers[0]["app"] == answers[1]["app"]
     assert answers[1]["starts"] == 1
-    assert len(tiny.processes("sleep")) == 1
+    eventually(lambda: tiny.processes("sleep") == [answers[0]["app"][0]])
 
 
 def test_a_start_during_a_stop_starts_once_all_is_gone(tiny: TinyWorld) -> None:
@@ -857,7 +857,7 @@ def test_a_start_takes_the_configuration_as_it_is_by_then(tiny: TinyWorld) -> No
     tiny.supervise()
     tiny.configure(env={"GREETING": "new"})
     tiny.ask("restart")
-    assert environment(tiny.pid())["GREETING"] == "new"
+    eventually(lambda: environment(tiny.pid())["GREETING"] == "new")
     tiny.config.write_text("[broken")
     tiny.ask("restart")
     assert environment(tiny.pid())["GREETING"] == "new", "the last good one goes on"

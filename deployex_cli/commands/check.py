@@ -4,6 +4,7 @@ A timer calls this every few seconds for years, and nearly always nothing is due
 deployment needs is imported when there is one.
 """
 
+import os
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -14,6 +15,7 @@ from deployex_cli.core.plan import Facts, Plan, Policy, Step, plan
 from deployex_cli.core.recovery import Recovery, recover
 from deployex_cli.core.state import State
 from deployex_cli.errors import DeployexError, ManifestError, StoreUnreachable, UnsafeFolder
+from deployex_cli.layout.files import check_trusted
 from deployex_cli.layout.lock import AppLock
 from deployex_cli.layout.releases import read_disk
 from deployex_cli.layout.state_file import load_state
@@ -41,7 +43,7 @@ def check(config: Config, options: Options, say: Say) -> Result:
     for app in all_apps(config, options.app):
         try:
             outcomes.append(_check_app(config, app, options, say))
-        except (DeployexError, OSError) as error:
+        except Exception as error:  # a bug in one app's turn is no reason to leave out the others
             failure = failure_of(error)
             failures.append(failure)
             outcomes.append({"app": app.name, "outcome": "failed", "reason": failure.message})
@@ -67,13 +69,16 @@ def _check_app(config: Config, app: AppConfig, options: Options, say: Say) -> di
             engine.run(due.steps, due.deployment)
         if trouble is not None:
             raise trouble  # what needs no network is done by now
-    if not due.steps and (options.chatty or due.notable):
+    notable = due.notable and not os.environ.get("INVOCATION_ID")  # not in a journal, every 5 s
+    if not due.steps and (options.chatty or notable):
         say(f"{app.name}: {due.reason}")
     return _outcome(app, due, recovery, "done" if due.steps or recovery.steps else "nothing_to_do")
 
 
 def _dry_run(app: AppConfig, store: "ReleaseStore", options: Options, say: Say) -> dict[str, Any]:
     """The plan and the reason for each step; nothing is changed."""
+    if os.path.exists(app.paths.service):
+        check_trusted(app.paths.service)
     state, facts, _ = _look(app)
     recovery = recover(state, facts)
     if recovery.steps:

@@ -45,7 +45,7 @@ def prepare_folders(app: AppConfig) -> None:
             paths.work,
         ):
             files.private_folder(folder)
-        files.trusted_folder(os.path.dirname(paths.stdout))
+        files.trusted_folder(os.path.dirname(paths.stdout), shared=True)
     except OSError as error:
         raise DeployexError(
             f"{app.name}: {error.filename} cannot be made: {error.strerror}"

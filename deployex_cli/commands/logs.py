@@ -42,14 +42,15 @@ class Follower:
         if file is None:
             return []
         end = file.seek(0, os.SEEK_END)
-        start, data = end, b""
-        while start > 0 and data.count(b"\n") <= count:
+        start, blocks, found = end, [], 0
+        while start > 0 and found <= count:
             size = min(_BLOCK, start)
             start -= size
             file.seek(start)
-            data = file.read(size) + data
+            blocks.append(file.read(size))
+            found += blocks[-1].count(b"\n")
         file.seek(end)
-        *lines, self._partial = data.split(b"\n")
+        *lines, self._partial = b"".join(reversed(blocks)).split(b"\n")
         return self._lines(lines[-count:] if count else [])
 
     def more(self) -> Iterator[Line]:

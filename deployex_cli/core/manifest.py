@@ -33,7 +33,7 @@ def parse_manifest(raw: bytes, where: str) -> Manifest:
     if not raw.strip():
         raise _error(where, "is empty")
     if len(raw) > MAX_BYTES:
-        raise _error(where, f"has {len(raw)} bytes, more than {MAX_BYTES}")
+        raise _error(where, f"has more than {MAX_BYTES} bytes")
     try:
         document = json.loads(raw.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
@@ -54,7 +54,9 @@ def parse_manifest(raw: bytes, where: str) -> Manifest:
     sha256 = document.get("sha256")
     if sha256 is not None and not _is_sha256(sha256):
         raise _error(where, "'sha256' must be 64 lower-case hexadecimal digits")
-    return Manifest(version, _string(document, "hash", where), _commands(document, where), sha256)
+    git_hash = _string(document, "hash", where)
+    _check_controls(git_hash, "hash", where)
+    return Manifest(version, git_hash, _commands(document, where), sha256)
 
 
 def encode_manifest(manifest: Manifest) -> bytes:
@@ -94,6 +96,7 @@ def _commands(document: dict[str, Any], where: str) -> tuple[str, ...]:
         except ValueError as error:
             message = f"'pre_commands[{number}]' cannot be split: {str(error).lower()}"
             raise _error(where, message) from None
+        _check_controls(command, f"pre_commands[{number}]", where)
     return tuple(commands)
 
 
@@ -118,6 +121,12 @@ def _check_unicode(text: str, key: str, where: str) -> None:
     except UnicodeEncodeError as error:
         half = f"\\u{ord(text[error.start]):04x}"
         raise _error(where, f"'{key}' is not Unicode text: {half} stands alone") from None
+
+
+def _check_controls(text: str, key: str, where: str) -> None:
+    """What goes to somebody's terminal must not be able to command it."""
+    if any((ord(char) < 32 and char not in "\t\n") or 127 <= ord(char) < 160 for char in text):
+        raise _error(where, f"'{key}' holds a control character")
 
 
 def _kind(value: object) -> str:

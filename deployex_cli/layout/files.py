@@ -7,6 +7,7 @@ with a dot and end in `.tmp`, and are the same in each run: a killed run leaves 
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from deployex_cli.errors import UnsafeFolder
 
 TRASH = ".trash-"
 STAGING = ".staging-"
+_MOST_LINKS = 40  # as the kernel's own
 
 
 def temporary(path: str) -> str:
@@ -23,16 +25,23 @@ def temporary(path: str) -> str:
     return f"{folder}/.{name}.tmp"
 
 
-def read_file(path: str) -> bytes | None:
-    """The content, or None when there is no such file. Raises OSError."""
+def read_file(path: str, limit: int = 16 << 20) -> bytes | None:
+    """The content, or None when there is no such file; no more than `limit` bytes of it.
+
+    Raises OSError, and for what is no file.
+    """
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+        # a FIFO in its place would wait for its writer
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     except FileNotFoundError:
         return None
     try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "it is no file", path)
         chunks = []
-        while chunk := os.read(descriptor, 1 << 20):
+        while limit > 0 and (chunk := os.read(descriptor, min(limit, 1 << 20))):
             chunks.append(chunk)
+            limit -= len(chunk)
         return b"".join(chunks)
     finally:
         os.close(descriptor)
@@ -120,9 +129,13 @@ def remove_tree(path: str) -> None:
         sync_folder(folder)
     import shutil  # only when something is removed
 
-    # a release may hold folders that nobody may write, and not everyone is root
-    for parent, _, _ in os.walk(doomed):
+    # a release may hold folders that nobody may read or write, and not everyone is root
+    folders = [doomed]
+    while folders:
+        parent = folders.pop()
         os.chmod(parent, 0o700)
+        with os.scandir(parent) as entries:
+            folders += [entry.path for entry in entries if entry.is_dir(follow_symlinks=False)]
     shutil.rmtree(doomed)
 
 
@@ -162,20 +175,29 @@ def private_folder(path: str) -> None:
         os.chmod(path, 0o700)
 
 
-def trusted_folder(path: str) -> None:
+def trusted_folder(path: str, *, shared: bool = False) -> None:
     """Makes sure that the folder is there, and that only we and root can change what is in it.
 
-    Missing folders are made (0700). Raises UnsafeFolder.
+    Missing folders are made (0700). `shared`: see check_trusted. Raises UnsafeFolder.
     """
     for folder in _from_the_root(path):
         if not os.path.lexists(folder):
+            parent = os.path.dirname(folder) or "/"
+            if os.path.isdir(parent):  # nobody leads us to where he may not go himself
+                check_trusted(parent, shared=True)
             os.mkdir(folder, 0o700)
             sync_folder(os.path.dirname(folder))
-    check_trusted(path)
+    check_trusted(path, shared=shared)
 
 
-def check_trusted(path: str) -> None:
-    """Raises UnsafeFolder when somebody but us and root could change what the folder holds."""
+def check_trusted(path: str, depth: int = 0, *, shared: bool = False) -> None:
+    """Raises UnsafeFolder when somebody but us and root could change what the folder holds.
+
+    A link is followed step by step (`depth` of them so far): each may be in somebody's folder. A
+    sticky folder such as /tmp keeps what is ours there, but others may add to it: it will do above
+    the folder. As the folder itself it will do if that is `shared`, as /var/log is, on some systems
+    with a group that may write there: whoever opens a file in it looks whose it is.
+    """
     for folder in _from_the_root(path):
         found = os.lstat(folder)
         if found.st_uid not in (0, os.geteuid()):
@@ -184,14 +206,24 @@ def check_trusted(path: str) -> None:
                 " let it belong to root or to the user who runs this"
             )
         if stat.S_ISLNK(found.st_mode):
-            check_trusted(os.path.realpath(folder))
+            if depth > _MOST_LINKS:
+                raise UnsafeFolder(f"{path} leads through more than {_MOST_LINKS} links")
+            target = os.path.join(os.path.dirname(folder), os.readlink(folder))
+            check_trusted(target, depth + 1, shared=shared or folder != path)
         elif not stat.S_ISDIR(found.st_mode):
             raise UnsafeFolder(f"{folder} is no folder")
-        elif found.st_mode & 0o022 and not found.st_mode & stat.S_ISVTX:
+        elif not _is_kept(found.st_mode, shared, above=folder != path):
             raise UnsafeFolder(
                 f"{folder} may be written by others (mode {stat.S_IMODE(found.st_mode):04o}),"
                 f" who could put anything into {path}; `chmod go-w {folder}`"
             )
+
+
+def _is_kept(mode: int, shared: bool, *, above: bool) -> bool:
+    """Whether nobody else may take away or replace what is ours in a folder of this mode."""
+    if mode & stat.S_ISVTX and (shared or above):
+        return True
+    return not mode & (0o002 if shared else 0o022)
 
 
 def _from_the_root(path: str) -> Iterator[str]:

@@ -16,6 +16,7 @@ from deployex_cli.layout import files
 
 START_ERL = "releases/start_erl.data"
 RELEASES = "releases/RELEASES"
+_LINE_BYTES = 4096
 KEPT = ".deployex.otp.json"  # the copy: never changed once the release has its name
 
 
@@ -50,12 +51,12 @@ def write_releases(folder: str, name: str) -> bool:
     """Writes RELEASES into a freshly unpacked release; False: there is one, or nothing to say."""
     if os.path.lexists(f"{folder}/{RELEASES}"):
         return False
-    raw = files.read_file(f"{folder}/{START_ERL}")
+    raw = files.read_file(f"{folder}/{START_ERL}", _LINE_BYTES)
     boots = parse_start_erl(raw) if raw is not None else None
     if boots is None or not os.path.isdir(f"{folder}/lib"):
         return False
     term = releases_term(name, boots, os.listdir(f"{folder}/lib"))
-    files.write_file(f"{folder}/{RELEASES}", term.encode(), mode=0o644)
+    files.write_file(f"{folder}/{RELEASES}", os.fsencode(term), mode=0o644)
     return True
 
 

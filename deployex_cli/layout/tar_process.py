@@ -137,7 +137,7 @@ def find_tar() -> str:
     """Return the path of tar. Raise DeployexError if there is none in PATH."""
     for folder in os.get_exec_path():
         path = os.path.join(folder, "tar")
-        if os.path.isfile(path) and os.access(path, os.X_OK):
+        if folder.startswith("/") and os.path.isfile(path) and os.access(path, os.X_OK):
             return path
     raise DeployexError(
         f"tar is not installed (not found in PATH, {os.environ.get('PATH', os.defpath)});"

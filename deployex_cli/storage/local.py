@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, BinaryIO
 
+from deployex_cli.core.manifest import MAX_BYTES
 from deployex_cli.errors import Locked, NotFound, StoreUnreachable, UnsafeFolder
 from deployex_cli.layout import files
 
@@ -42,7 +43,7 @@ class LocalStore:
     def read_manifest(self) -> bytes | None:
         try:
             with self._open(self.manifest_address()) as file:
-                return file.read()
+                return file.read(MAX_BYTES + 1)  # the parser says what is too long
         except FileNotFoundError:
             return None
         except OSError as error:

@@ -27,6 +27,7 @@ SCRUBBED = frozenset(
     *("ERL_FLAGS", "ERL_AFLAGS", "ERL_ZFLAGS"),
     *("NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC", "CREDENTIALS_DIRECTORY"),
     *("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"),
+    *("INVOCATION_ID", "JOURNAL_STREAM", "SYSTEMD_EXEC_PID", "MANAGERPID"),
     *("DEPLOYEX_ERLANG_COOKIE", "DEPLOYEX_SECRET_KEY_BASE"),
 }
 _OTP_FLAGS = re.compile(r"ERL_OTP\d+_FLAGS")
@@ -61,6 +62,7 @@ def app_environment(app: AppConfig, inherited: Mapping[str, str]) -> dict[str, s
         env["RELEASE_DISTRIBUTION"] = "name" if "@" in app.node else "sname"
     if app.language == "erlang":
         env["RELX_REPLACE_OS_VARS"] = "true"
+    env.setdefault("HOME", app.paths.work)  # Erlang does not start without one
     env.update(app.env)
     return env
 

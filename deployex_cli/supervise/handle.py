@@ -97,7 +97,7 @@ class AppProcess:
         if self._config_file is not None:
             words += ["--config", os.path.abspath(self._config_file)]
         log = self._app.paths.supervise_log
-        files.trusted_folder(os.path.dirname(log))
+        files.trusted_folder(os.path.dirname(log), shared=True)
         umask = os.umask(0o077)
         os.umask(umask)
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as ready:

@@ -18,6 +18,19 @@ from deployex_cli.supervise.server import Client
 from deployex_cli.supervise.spawn import spawn
 
 
+def problem_of(app: AppConfig, request: dict[str, Any], lock: int | None) -> str | None:
+    """What is wrong with a request for pre_commands, or None."""
+    commands = request.get("commands")
+    if not isinstance(request.get("folder"), str) or not isinstance(commands, list):
+        return "`run` needs a folder and a list of commands"
+    for words in commands:
+        if not isinstance(words, list) or not words or not all(isinstance(w, str) for w in words):
+            return "each command must be a list of words"
+    if lock is not None and not os.path.samestat(os.fstat(lock), os.stat(app.paths.lock)):
+        return "the descriptor that came with `run` is not the app's lock"
+    return None
+
+
 class Job:
     """The pre_commands of one deployment: `request` has `folder` and `commands`, lists of words."""
 
@@ -28,12 +41,15 @@ class Job:
         lock: int | None,
         client: Client,
         umask: int,
+        spared: Callable[[], set[int]],
     ) -> None:
+        """`spared` gives the processes that are not of this job."""
         self.client = client
         self.pid: int | None = None
         self._app = app
         self._lock = lock
         self._umask = umask
+        self._spared = spared
         self._release = app.paths.release(os.path.basename(str(request["folder"])))
         self._commands: list[list[str]] = list(request["commands"])
         self._done = 0
@@ -81,8 +97,9 @@ class Job:
     def close(self) -> None:
         """Gives the lock back; what a command left behind holds it no longer than the command."""
         if self._lock is not None:
+            spared, lock = self._spared(), os.fstat(self._lock)
             for pid, _ in procfs.descendants(os.getpid()):
-                if procfs.has_open(pid, os.fstat(self._lock)):
+                if pid not in spared and procfs.has_open(pid, lock):
                     _kill(os.kill, pid)
             os.close(self._lock)
             self._lock = None

@@ -53,6 +53,15 @@ def name(pid: int) -> str:
         return ""
 
 
+def is_epmd(pid: int) -> bool:
+    """Whether it is OTP's port mapper, by what it executes: a name can be given to oneself."""
+    try:
+        program = os.readlink(f"/proc/{pid}/exe").removesuffix(" (deleted)")
+    except OSError:
+        return False
+    return os.path.basename(program) == "epmd"
+
+
 def children(pid: int) -> list[int]:
     """The process's children, zombies too."""
     found = []
@@ -60,8 +69,8 @@ def children(pid: int) -> list[int]:
         for thread in os.listdir(f"/proc/{pid}/task"):
             with open(f"/proc/{pid}/task/{thread}/children", "rb") as file:
                 found += [int(child) for child in file.read().split()]
-    except FileNotFoundError:
-        # gone meanwhile, or a kernel without CONFIG_PROC_CHILDREN
+    except OSError:
+        # gone meanwhile, no descriptor left, or a kernel without CONFIG_PROC_CHILDREN
         return found or [child for child in _all() if _parent(child) == pid]
     return found
 
@@ -71,20 +80,24 @@ def descendants(pid: int) -> list[tuple[int, int]]:
 
     Each with its start time.
     """
-    found: list[tuple[int, int]] = []
-    for child in children(pid):
-        started = start_time(child)
-        if started is not None:
-            found.append((child, started))
-            found += descendants(child)
-    return found
+    found: dict[int, int] = {}
+    parents = [pid]
+    while parents:
+        for child in children(parents.pop()):
+            started = start_time(child)
+            if started is not None and child not in found:
+                found[child] = started
+                parents.append(child)
+    return list(found.items())
 
 
 def has_open(pid: int, file: os.stat_result) -> bool:
-    """Whether the process has that file open; False for one that may not be looked into."""
+    """Whether the process has that file open; one that may not be looked into may have it."""
     folder = f"/proc/{pid}/fd"
     try:
         names = os.listdir(folder)
+    except PermissionError:
+        return True
     except OSError:
         return False
     for name in names:
@@ -97,7 +110,10 @@ def has_open(pid: int, file: os.stat_result) -> bool:
 
 
 def _all() -> list[int]:
-    return [int(entry) for entry in os.listdir("/proc") if entry.isdigit()]
+    try:
+        return [int(entry) for entry in os.listdir("/proc") if entry.isdigit()]
+    except OSError:
+        return []  # no descriptor left
 
 
 def _parent(pid: int) -> int | None:

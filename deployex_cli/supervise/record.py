@@ -5,6 +5,7 @@ is never an app that no record tells of. Check and status read it without asking
 """
 
 import json
+import os
 from typing import NamedTuple
 
 from deployex_cli.core.plan import Process
@@ -12,6 +13,9 @@ from deployex_cli.layout import files
 from deployex_cli.supervise import procfs
 
 SCHEMA_VERSION = 1
+_BYTES = 4096  # of the file, always: one page, which is written as a whole
+_LONGEST_TEXT = 400  # characters of last_exit; each may take six bytes
+_ATTEMPTS = 3  # one who reads while it is written may see half of each
 
 
 class Record(NamedTuple):
@@ -33,15 +37,33 @@ class Record(NamedTuple):
 
 
 def write_record(path: str, record: Record) -> None:
-    """Replaces the record. Not durable: after a power cut no process of it is left either."""
+    """Puts the record in the place of the last one, in one write into blocks that are there.
+
+    So a full disk cannot keep us from noting what runs, and a start pays for no rename. Not
+    durable: after a power cut no process of it is left either. Raises OSError.
+    """
+    if record.last_exit is not None:
+        record = record._replace(last_exit=record.last_exit[:_LONGEST_TEXT])
     document = {"schema_version": SCHEMA_VERSION, **record._asdict()}
-    files.write_file(path, json.dumps(document).encode() + b"\n", durable=False)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+    try:
+        os.pwrite(descriptor, json.dumps(document).encode().ljust(_BYTES - 1) + b"\n", 0)
+    finally:
+        os.close(descriptor)
 
 
 def read_record(path: str) -> Record | None:
     """The record, or None: there is none, or it is none of ours."""
+    for _ in range(_ATTEMPTS):
+        found = _read(path)
+        if found is not None or not os.path.exists(path):
+            return found
+    return None
+
+
+def _read(path: str) -> Record | None:
     try:
-        raw = files.read_file(path)
+        raw = files.read_file(path, _BYTES)
         document = json.loads(raw) if raw is not None else None
         if document is None or document.pop("schema_version") != SCHEMA_VERSION:
             return None

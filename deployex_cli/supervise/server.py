@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import select
@@ -12,6 +13,7 @@ from typing import Any
 
 from deployex_cli.supervise.control import MAX_LINE
 
+MAX_CLIENTS = 64  # one more, and the one that was to be dropped first is
 PATIENCE_SECONDS = 10.0  # how long a client may take to say what it wants
 _BACKLOG = 64
 _CREDENTIALS = struct.Struct("3i")  # struct ucred, unix(7): pid, uid, gid
@@ -86,7 +88,7 @@ class ControlServer:
                 self._send(client)
             elif client.deadline is not None:
                 self._hear(client)
-            elif events & (select.EPOLLHUP | select.EPOLLERR | select.EPOLLRDHUP):
+            elif events & (select.EPOLLHUP | select.EPOLLERR):
                 self._drop(client)
         except OSError:
             self._drop(client)
@@ -113,9 +115,14 @@ class ControlServer:
                 self._drop(client)
 
     def _accept(self) -> None:
+        if len(self._clients) >= MAX_CLIENTS:
+            self._drop(min(self._clients.values(), key=lambda c: c.deadline or self._clock()))
         try:
             connection, _ = self._listener.accept()
-        except OSError:
+        except OSError as error:
+            if error.errno in (errno.EMFILE, errno.ENFILE):  # or epoll would not let us rest
+                for client in list(self._clients.values())[:1]:
+                    self._drop(client)
             return
         raw = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
         if _CREDENTIALS.unpack(raw)[1] not in (0, os.geteuid()):
@@ -123,19 +130,22 @@ class ControlServer:
             return
         connection.setblocking(False)
         self._clients[connection.fileno()] = Client(connection, self._clock() + PATIENCE_SECONDS)
-        self._poller.register(connection.fileno(), select.EPOLLIN | select.EPOLLRDHUP)
+        self._poller.register(connection.fileno(), select.EPOLLIN)
 
     def _hear(self, client: Client) -> None:
         try:
-            data, descriptors, _, _ = socket.recv_fds(client.connection, 4096, 4)
+            data, descriptors, _, _ = socket.recv_fds(
+                client.connection, 4096, 1, socket.MSG_CMSG_CLOEXEC
+            )
         except BlockingIOError:
             return
         client.descriptors += descriptors
         client.heard += data
-        if not data or len(client.heard) > MAX_LINE:
+        if not data or len(client.heard) > MAX_LINE or len(client.descriptors) > 1:
             self._drop(client)
         elif client.heard.endswith(b"\n"):
             client.deadline = None
+            self._poller.modify(client.connection.fileno(), 0)  # only its end is of interest
             try:
                 request = json.loads(client.heard)
                 if not isinstance(request, dict):

@@ -5,12 +5,14 @@ from __future__ import annotations
 import errno
 import os
 import signal
+import stat
 from collections.abc import Callable
 from typing import NoReturn
 
 from deployex_cli.supervise.command import Command
 
 _ALL_SIGNALS = signal.valid_signals()
+_NO_NEW_FILE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO}
 _FIXED = {signal.SIGKILL, signal.SIGSTOP}
 
 
@@ -58,9 +60,23 @@ def spawn(
 
 
 def open_log(path: str) -> int:
-    """A log file, made if it is missing, never truncated, for us alone; its descriptor."""
-    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
-    return os.open(path, flags, 0o600)
+    """A log file, made if it is missing, never truncated, for us alone; its descriptor.
+
+    On a disk that takes no new file the app runs without a log. Raises OSError, and for what is no
+    file of ours: a FIFO would wait for its reader, another's file would show him what we say.
+    """
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK
+    try:
+        descriptor = os.open(path, flags, 0o600)
+    except OSError as error:
+        if error.errno not in _NO_NEW_FILE:
+            raise
+        return os.open(os.devnull, os.O_WRONLY)
+    found = os.fstat(descriptor)
+    if not stat.S_ISREG(found.st_mode) or found.st_uid not in (0, os.geteuid()):
+        os.close(descriptor)
+        raise OSError(errno.EPERM, "it is no file of ours; move it away", path)
+    return descriptor
 
 
 def _become(

@@ -26,7 +26,7 @@ from deployex_cli.layout.releases import read_marker
 from deployex_cli.supervise import procfs
 from deployex_cli.supervise.command import start_command, write_cookie_file
 from deployex_cli.supervise.control import notify
-from deployex_cli.supervise.jobs import Job
+from deployex_cli.supervise.jobs import Job, problem_of
 from deployex_cli.supervise.record import Record, lives, read_record, write_record
 from deployex_cli.supervise.server import Client, ControlServer
 from deployex_cli.supervise.spawn import spawn
@@ -34,6 +34,7 @@ from deployex_cli.supervise.spawn import spawn
 RESEND_SECONDS = 2.0  # a VM in mid-reboot loses a SIGTERM: it is sent again
 LEFTOVER_SECONDS = 0.5  # what the app left behind gets SIGTERM, and this long
 ORPHAN_SECONDS = 0.02  # how often to look whether what an adopted app left has ended
+RECORD_SECONDS = 1.0  # until a record that could not be written is tried again
 UNKILLABLE_SECONDS = 5.0  # after SIGKILL: then it is said, and not waited for any longer
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
 
@@ -70,6 +71,7 @@ class Supervisor:
         self._again_wanted = False
         self._sweeping = False
         self._orphans: list[tuple[int, int]] = []  # of an app that was not our child
+        self._killed: set[int] = set()  # of what the app left behind
         self._jobs: list[Job] = []
         self._helper: int | None = None  # a child that recovers what was interrupted
         self._start_after_helper = False
@@ -126,19 +128,25 @@ class Supervisor:
         self._say("SIGHUP: begins again")
         notify("RELOADING=1")
         self._write()
+        signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)  # no handler is there for a while
         try:
             self._again(self._server.hand_over())
         except OSError as error:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
             self._server.take_back()
             notify("READY=1")
             self._say(f"goes on as it is: {error.filename}: {error.strerror}")
 
     def _receive_signals(self) -> int:
-        """Turns signals into bytes on a pipe, so that they wait in the one place where we wait."""
+        """Turns signals into bytes on a pipe, so that they wait in the one place where we wait.
+
+        Those that came while a new program took the old one's place have waited, blocked.
+        """
         reader, writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
         for number in _SIGNALS:
             signal.signal(number, lambda *_: None)
-        signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
         self._poller.register(reader, select.EPOLLIN)
         return reader
 
@@ -257,7 +265,10 @@ class Supervisor:
 
         def write_own_record() -> None:
             me = os.getpid()
-            write_record(paths.record, record._replace(app=(me, procfs.start_time(me) or 0)))
+            try:
+                write_record(paths.record, record._replace(app=(me, procfs.start_time(me) or 0)))
+            except OSError:
+                return  # the supervisor tries, too, and says so
 
         pid = spawn(
             command,
@@ -300,13 +311,13 @@ class Supervisor:
             self._update(state="STOPPING")
             self._send(signal.SIGTERM)
             self._after("resend", RESEND_SECONDS, self._resend)
-            self._after("kill", self._app.stop_timeout, self._kill)
+            self._after("kill", self._app.stop_timeout, self._kill_app)
 
     def _resend(self) -> None:
         self._send(signal.SIGTERM)
         self._after("resend", RESEND_SECONDS, self._resend)
 
-    def _kill(self) -> None:
+    def _kill_app(self) -> None:
         self._say(f"{self._app.name} did not end in {self._app.stop_timeout:g} s: SIGKILL")
         self._send(signal.SIGKILL)
         if self._record.app is not None and self._pidfd is None:
@@ -394,24 +405,34 @@ class Supervisor:
         if not left:
             self._sweeping = False
             self._orphans = []
+            self._killed.clear()
             for timer in ("leftovers", "unkillable", "orphans"):
                 self._timers.pop(timer, None)
             self._gone()
-        elif "leftovers" not in self._timers and "unkillable" not in self._timers:
+        elif "unkillable" in self._timers:
+            self._kill(left)  # children of what was killed have become ours
+        elif "leftovers" not in self._timers:
             for pid in left:
                 _signal(pid, signal.SIGTERM)
             self._after("leftovers", LEFTOVER_SECONDS, self._kill_leftovers)
 
     def _kill_leftovers(self) -> None:
-        for pid in self._leftovers():
-            self._say(f"{self._app.name} left {procfs.name(pid)} (pid {pid}) behind: SIGKILL")
-            _signal(pid, signal.SIGKILL)
         self._after("unkillable", UNKILLABLE_SECONDS, self._give_up_leftovers)
+        self._kill(self._leftovers())
+
+    def _kill(self, left: list[int]) -> None:
+        for pid in left:
+            if pid not in self._killed:
+                self._killed.add(pid)
+                self._say(f"{self._app.name} left {procfs.name(pid)} (pid {pid}) behind: SIGKILL")
+                self._after("unkillable", UNKILLABLE_SECONDS, self._give_up_leftovers)
+                _signal(pid, signal.SIGKILL)
 
     def _give_up_leftovers(self) -> None:
         self._say(f"{self._leftovers()} cannot be killed; goes on without waiting for them")
         self._sweeping = False
         self._orphans = []
+        self._killed.clear()
         self._timers.pop("orphans", None)
         self._gone()
 
@@ -424,7 +445,7 @@ class Supervisor:
         orphans = [pid for pid, start in self._orphans if procfs.start_time(pid) == start]
         for pid in (*procfs.children(os.getpid()), *orphans):
             alive = pid not in known and procfs.start_time(pid) is not None
-            if alive and procfs.name(pid) != "epmd":
+            if alive and not procfs.is_epmd(pid):
                 found.append(pid)
         return found
 
@@ -485,10 +506,21 @@ class Supervisor:
     def _run_job(self, client: Client, request: dict[str, Any]) -> None:
         """Runs pre_commands, one after the other; the client's descriptor is the app's lock."""
         lock = client.descriptors.pop() if client.descriptors else None
+        problem = problem_of(self._app, request, lock)
+        if problem is not None:
+            if lock is not None:
+                os.close(lock)
+            self._server.answer(client, {"ok": False, "error": problem})
+            return
         self._take_configuration()
-        job = Job(self._app, request, lock, client, self._umask)
+        job = Job(self._app, request, lock, client, self._umask, self._family)
         self._jobs.append(job)
         self._next_of(job)
+
+    def _family(self) -> set[int]:
+        """The app and all that it has begotten: no job may end these."""
+        app = self._record.app
+        return {app[0], *(pid for pid, _ in procfs.descendants(app[0]))} if app else set()
 
     def _next_of(self, job: Job) -> None:
         answer = job.next()
@@ -520,8 +552,10 @@ class Supervisor:
     def _write(self) -> None:
         try:
             write_record(self._app.paths.record, self._record)
-        except OSError as error:  # a full disk is no reason to leave the app alone
+            self._timers.pop("record", None)
+        except OSError as error:  # no reason to leave the app alone
             self._say(f"{self._app.paths.record} cannot be written: {error.strerror}")
+            self._after("record", RECORD_SECONDS, self._write)
 
     def _say(self, line: str) -> None:
         try:
@@ -542,5 +576,7 @@ def _in_words(status: int | None) -> str:
     if status is None:
         return "ended (its exit status is unknown, for another supervisor had started it)"
     if os.WIFSIGNALED(status):
-        return f"was ended by {signal.Signals(os.WTERMSIG(status)).name}"
+        number = os.WTERMSIG(status)
+        known = number in set(signal.Signals)  # most real-time signals have no name
+        return f"was ended by {signal.Signals(number).name if known else f'signal {number}'}"
     return f"exited with {os.WEXITSTATUS(status)}"
