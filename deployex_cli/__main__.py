@@ -16,6 +16,10 @@ _VALUED = {"--app", "--config"}
 
 def main() -> None:
     """Runs one command and exits with its code."""
+    for descriptor, stream in ((1, "stdout"), (2, "stderr")):
+        if getattr(sys, stream) is None:  # closed by who started us
+            os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)
+            setattr(sys, stream, os.fdopen(descriptor, "w", closefd=False))
     words = sys.argv[1:]
     plain = _plain(words)
     try:
@@ -95,7 +99,7 @@ def say(line: str) -> None:
     """Tells a person, or a journal, as it happens; what is done does not depend on who listens."""
     try:
         print(line, flush=True)
-    except BrokenPipeError:
+    except (OSError, AttributeError):  # nobody reads, the disk is full, or there is no stdout
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
@@ -105,8 +109,13 @@ def say_nothing(line: str) -> None:
 
 def leave(code: int) -> None:
     """Ends the process. Nothing is left to clean up, so Python's own end is not waited for."""
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except BrokenPipeError:
+            raise
+        except OSError:
+            continue  # the disk is full: what was done is done
     os._exit(int(code))
 
 

@@ -194,7 +194,10 @@ def status(
     from deployex_cli.commands.status import status as show
 
     while watch is not None:
-        result = show(load_config(config, os.environ), app_name)
+        try:
+            result = show(load_config(config, os.environ), app_name)
+        except (DeployexError, OSError) as error:
+            result = Result("status", {}, failures=(failure_of(error),))
         if on_terminal() and not json:
             print("\x1b[H\x1b[2J", end="")
         render(result, as_json=json)

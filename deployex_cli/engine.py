@@ -136,7 +136,9 @@ class Engine:
             raise DeployexError(message) from None
 
     def _do(self, step: Step) -> None:
-        if step.name in lifecycle.OUTCOME:
+        if step.name is StepName.CONFIRM and not lifecycle.on_trial(self.state.deployment):
+            self._confirm_by_fact()
+        elif step.name in lifecycle.OUTCOME:
             self._take_of_deployment(step)
         elif step.name is StepName.ABANDON:
             self._abandon(step.why)
@@ -172,6 +174,7 @@ class Engine:
     def _failed(self, step: Step, phase: Phase, error: DeployexError | OSError) -> None:
         """Undoes, or goes back, and raises."""
         version = self._deployment.target.version
+        ours = isinstance(error, OSError)  # a failure of this machine, not of the version
         if isinstance(error, OSError):
             message = f"{self.app.name}: {step.name.value} of {version}: {in_words(error)}"
             error = DeployexError(message)
@@ -187,6 +190,8 @@ class Engine:
             raise FailedMidway(f"{error.message}; the next check stops it again")
         if step.name is StepName.CONFIRM:
             raise error
+        if ours and (step.name is StepName.START or self._way_back() is None):
+            raise FailedMidway(f"{error.message}; the next check goes on")
         self._go_back(error.message)
 
     def _unpack(self) -> None:
@@ -229,6 +234,15 @@ class Engine:
         if current is not None and current.confirmed_at is None:
             confirmed = current._replace(confirmed_at=self._clock())
             releases.write_marker(self.app.paths.release(current.folder), confirmed)
+
+    def _confirm_by_fact(self) -> None:
+        """Of a version whose trial an abandoned attempt at another has outlived in the state."""
+        self._confirm()
+        disk = self.facts().disk
+        current = disk.find(disk.current)
+        if current is not None:
+            self.save(self.state, self.entry("confirmed", current.version, hash=current.hash))
+            self._say(f"{self.app.name}: {current.version} is confirmed")
 
     _EFFECTS: ClassVar[dict[StepName, Callable[[Engine], None]]] = {
         StepName.UNPACK: _unpack,
@@ -289,7 +303,7 @@ class Engine:
             )
         entry = self._entry_of_deployment("failed", reason)
         ghosted = self._with_ghost(failed.target, reason)
-        way_back = self.facts().disk.find(failed.origin.folder) if failed.origin else None
+        way_back = self._way_back()
         if way_back is None:
             self.process.stop()
             releases.point(self.app.paths, "current", None)
@@ -318,6 +332,11 @@ class Engine:
         except DeployexError as error:
             raise RollbackFailed(f"{reason}; and going back failed: {error.message}") from None
         raise RolledBack(f"{reason}; {version} is ghosted and {way_back.version} serves again")
+
+    def _way_back(self) -> OnDisk | None:
+        """The release that served before the deployment under way, if it is still there."""
+        origin = self._deployment.origin
+        return self.facts().disk.find(origin.folder) if origin else None
 
     def _with_ghost(self, release: Release, reason: str) -> State:
         ghost = Ghost(release.version, release.digest, reason, self._clock())

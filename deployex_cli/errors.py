@@ -124,6 +124,12 @@ class SupervisorLost(SupervisorUnavailable):
     code = "supervisor_lost"
 
 
+class MachineTrouble(SupervisorUnavailable):
+    """It could not start the app, for reasons that are none of the version's: try again."""
+
+    code = "machine_trouble"
+
+
 class Interrupted(DeployexError):
     """SIGTERM or Ctrl-C, left of the point of no return."""
 

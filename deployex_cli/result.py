@@ -59,6 +59,16 @@ def worst(codes: Iterable[ExitCode]) -> ExitCode:
 
 def render(result: Result, *, as_json: bool) -> None:
     """Prints the result; failures go to stderr when people read it."""
+    try:
+        _print(result, as_json=as_json)
+    except BrokenPipeError:
+        raise
+    except OSError as error:  # what was done is done, though it cannot be told
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        print(f"the result cannot be written: {error.strerror}", file=sys.stderr)
+
+
+def _print(result: Result, *, as_json: bool) -> None:
     if as_json:
         failures = [
             {"code": f.code, "message": f.message, "exit_code": int(f.exit_code)}
@@ -71,7 +81,7 @@ def render(result: Result, *, as_json: bool) -> None:
             "failures": failures,
             **result.data,
         }
-        print(json.dumps(document, indent=2))
+        print(json.dumps(document, indent=2), flush=True)
         return
     for line in result.lines:
         print(line)

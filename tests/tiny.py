@@ -85,8 +85,8 @@ def descriptors(pid: int) -> dict[int, str]:
 
 
 def environment(pid: int) -> dict[str, str]:
-    """The environment that the process was given."""
-    items = Path(f"/proc/{pid}/environ").read_text().split("\0")
+    """The environment that the process was given; within an exec it reads as empty."""
+    items = str(eventually(lambda: Path(f"/proc/{pid}/environ").read_text())).split("\0")
     return dict(item.split("=", 1) for item in items if item)
 
 

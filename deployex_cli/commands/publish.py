@@ -12,7 +12,12 @@ from typing import BinaryIO
 from deployex_cli.commands.context import Say
 from deployex_cli.commands.steps import check_version
 from deployex_cli.config import AppConfig
-from deployex_cli.core.manifest import Manifest, encode_manifest, parse_manifest
+from deployex_cli.core.manifest import (
+    Manifest,
+    encode_manifest,
+    parse_manifest,
+    split_command,
+)
 from deployex_cli.errors import ConfigError, DigestMismatch, NotFound, PackageError, Refused
 from deployex_cli.layout.install import limits, required
 from deployex_cli.layout.otp_files import START_ERL, parse_start_erl
@@ -39,6 +44,11 @@ def publish(
     """
     if pre_commands and app.language == "gleam":
         raise ConfigError(f"{app.name}: a gleam package has no script that could run pre_commands")
+    for command in pre_commands:
+        try:
+            split_command(command)
+        except ValueError as error:
+            raise ConfigError(f"--pre-command {command!r} cannot be used: {error}") from None
     if version is not None:
         check_version(version)
     store = open_store(app)

@@ -27,7 +27,7 @@ def status(config: Config, app_name: str | None) -> Result:
     for app in all_apps(config, app_name):
         try:
             found.append(_status_of(app))
-        except DeployexError as error:
+        except (DeployexError, OSError) as error:
             failures.append(failure_of(error))
     tables = (_details(found[0]),) if len(found) == 1 else (_overview(found),) if found else ()
     return Result("status", {"apps": found}, tables=tables, failures=tuple(failures))
@@ -121,7 +121,7 @@ def _details(one: dict[str, Any]) -> Table:
         ("last deployment", last),
         ("version before", _or_dash(one["previous"])),
         ("supervisor", _supervisor(one)),
-        ("OS pid", _or_dash(one["pid"])),
+        ("OS pid", _or_dash(one["pid"]) + _other(one)),
         ("uptime", seconds(one["uptime_seconds"])),
         ("memory", mebibytes(one["memory_bytes"])),
         ("crashes", f"{one['crashes']} ({one['crashes_in_a_row']} in a row)"),
@@ -155,11 +155,19 @@ def _overview(found: list[dict[str, Any]]) -> Table:
     return Table("", (*columns, "published", "due"), rows)
 
 
+def _other(one: dict[str, Any]) -> str:
+    """What runs, if it is not what is current."""
+    runs = one["runs"]
+    return f" (runs {runs}, until the next start)" if runs not in (None, one["version"]) else ""
+
+
 def _phase(one: dict[str, Any]) -> str:
     deployment = one["deployment"]
     if deployment is None:
         return "idle"
     phase = str(deployment["phase"])
+    if one["version"] is not None and phase == "abandoned":  # an attempt: what is current stays so
+        phase = "confirmed" if one["confirmed_at"] else "started"
     return "on trial" if phase == "started" else phase.replace("_", " ")
 
 

@@ -17,7 +17,7 @@ from deployex_cli.core.names import version_problem
 from deployex_cli.core.plan import Step, as_release, begin
 from deployex_cli.core.recovery import MOVED
 from deployex_cli.core.state import Phase, Release, StepName
-from deployex_cli.errors import ConfigError, DeployexError, NotFound, Refused
+from deployex_cli.errors import ConfigError, DeployexError, NotFound, Refused, in_words
 from deployex_cli.layout import releases
 from deployex_cli.result import Result
 from deployex_cli.storage import open_store
@@ -79,11 +79,22 @@ def stop(config: Config, app: AppConfig, say: Say) -> Result:
     with locked_engine(config, app, "deployex stop", say) as engine:
         disk = engine.facts().disk
         current = disk.find(disk.current)
-        if current is not None:  # what never ran is not stopped by a person
+        if current is None:  # what never ran is not stopped by a person
+            engine.process.stop()
+            return _result("stop", app, "nothing is deployed, so nothing was stopped", None)
+        trouble = None
+        try:
             engine.save(engine.state._replace(wanted="stopped"))
+        except OSError as error:  # a full disk is when one needs this
+            trouble = error
         engine.process.stop()
-        engine.save(engine.state, engine.entry("stopped", current.version if current else None))
-    return _result("stop", app, "stopped", current.version if current else None)
+        if trouble is not None:
+            raise DeployexError(
+                f"{app.name}: stopped, but that it is to stay so could not be noted"
+                f" ({in_words(trouble)}): the next check starts it; make room and stop it again"
+            )
+        engine.save(engine.state, engine.entry("stopped", current.version))
+    return _result("stop", app, "stopped", current.version)
 
 
 def check_version(version: str) -> None:

@@ -99,7 +99,7 @@ def plan(state: State, manifest: Manifest | None, facts: Facts, policy: Policy, 
     disk = facts.disk
     current = disk.find(disk.current)
     if state.wanted == "stopped":
-        return Plan((), _stopped_reason(current, manifest))
+        return Plan((), _stopped_reason(state, current, manifest))
     judged = _judge(state, facts, policy)
     if manifest is None:
         if current is None:
@@ -118,7 +118,10 @@ def plan(state: State, manifest: Manifest | None, facts: Facts, policy: Policy, 
             return Plan((*judged, *_resume(facts)), reason, notable=True)
     ghost = find_ghost(state, manifest.version, manifest.sha256)
     if ghost is not None and not policy.force:
-        reason = f"{manifest.version} is ghosted and not deployed: {ghost.reason}"
+        reason = (
+            f"{manifest.version} is ghosted and not deployed: {ghost.reason}"
+            " (`deployex check --force` deploys it all the same)"
+        )
         return Plan((*judged, *_resume(facts)), reason)
     deployment = begin(state, facts, _release(manifest), "deployment", manifest.pre_commands, now)
     origin = deployment.origin
@@ -260,9 +263,9 @@ def _judge(state: State, facts: Facts, policy: Policy) -> tuple[Step, ...]:
         and process.uptime is not None
         and process.uptime >= policy.min_healthy_time
     )
-    if not on_trial(state.deployment) or not healthy:
-        return ()
     current = disk.find(disk.current)
+    if not healthy or current is None or not _is_on_trial(state, current):
+        return ()
     steps = [Step(StepName.CONFIRM, f"it has lived {policy.min_healthy_time:g} s")]
     # as if the confirmation were on disk already, for it will be by then
     confirmed = tuple(r._replace(confirmed_at=0.0) if r is current else r for r in disk.releases)
@@ -270,6 +273,17 @@ def _judge(state: State, facts: Facts, policy: Policy) -> tuple[Step, ...]:
     if folders:
         steps.append(Step(StepName.PRUNE, "no link names them any more", folders))
     return tuple(steps)
+
+
+def _is_on_trial(state: State, current: OnDisk) -> bool:
+    """Whether what is current has still to prove itself.
+
+    An attempt at another version that came to nothing takes nobody's trial away.
+    """
+    if on_trial(state.deployment):
+        return True
+    attempt = state.deployment is not None and state.deployment.phase is Phase.ABANDONED
+    return attempt and current.confirmed_at is None
 
 
 def _resume(facts: Facts) -> tuple[Step, ...]:
@@ -290,7 +304,7 @@ def _same_content(current: OnDisk, manifest: Manifest) -> bool:
 
 def _settled_reason(state: State, facts: Facts, current: OnDisk, policy: Policy) -> str:
     process = facts.process
-    if not on_trial(state.deployment):
+    if not _is_on_trial(state, current):
         return f"{current.version} is current"
     if not process.running or process.uptime is None:
         return f"{current.version} is on trial and does not run ({process.state})"
@@ -298,11 +312,13 @@ def _settled_reason(state: State, facts: Facts, current: OnDisk, policy: Policy)
     return f"{current.version} is on trial, {left:.0f} s to go"
 
 
-def _stopped_reason(current: OnDisk | None, manifest: Manifest | None) -> str:
+def _stopped_reason(state: State, current: OnDisk | None, manifest: Manifest | None) -> str:
     waiting = ""
     if manifest is not None and (current is None or current.version != manifest.version):
-        waiting = f"; {manifest.version} waits"
-    return f"stopped by a person{waiting}; `deployex start` makes it run again"
+        ghost = find_ghost(state, manifest.version, manifest.sha256)
+        waiting = f"; {manifest.version} {'is ghosted' if ghost else 'waits'}"
+    version = current.version if current is not None else "it"
+    return f"stopped by a person; `deployex start` makes {version} run again{waiting}"
 
 
 def _release(manifest: Manifest) -> Release:

@@ -59,6 +59,9 @@ def write_file(path: str, data: bytes, *, mode: int = 0o600, durable: bool = Tru
         os.fchmod(descriptor, mode)
         if durable:
             os.fsync(descriptor)
+    except OSError as error:
+        os.unlink(unfinished)
+        raise OSError(error.errno, error.strerror, path) from None  # of a write it names no file
     except BaseException:
         os.unlink(unfinished)
         raise
@@ -77,6 +80,8 @@ def append_line(path: str, line: bytes) -> None:
         torn = size > 0 and os.pread(descriptor, 1, size - 1) != b"\n"
         os.write(descriptor, (b"\n" if torn else b"") + line + b"\n")
         os.fsync(descriptor)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, path) from None
     finally:
         os.close(descriptor)
     if size == 0:
@@ -169,7 +174,7 @@ def private_folder(path: str) -> None:
     if found.st_uid != os.geteuid():
         raise UnsafeFolder(
             f"the folder {path} belongs to user {found.st_uid}, and must belong to"
-            f" {os.geteuid()}, who runs this; move it away or run as that user"
+            f" {os.geteuid()}, who runs this; run as that user, as with `sudo -u`"
         )
     if stat.S_IMODE(found.st_mode) != 0o700:
         os.chmod(path, 0o700)

@@ -46,9 +46,12 @@ class AppLock:
         except BlockingIOError:
             os.close(descriptor)
             return False
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"{os.getpid()} {int(time.time())} {self._what}\n".encode(), 0)
         self._descriptor = descriptor
+        try:
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, f"{os.getpid()} {int(time.time())} {self._what}\n".encode(), 0)
+        except OSError:
+            return True  # a full disk: held all the same, though nobody can read by whom
         return True
 
     def take_over(self, descriptor: int) -> None:

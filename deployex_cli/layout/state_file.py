@@ -1,7 +1,6 @@
 """The state file and the history on disk: read, rebuilt when lost, written as a whole."""
 
 import json
-import os
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -66,11 +65,12 @@ def save_state(app: AppConfig, state: State) -> None:
 def append_history(app: AppConfig, entry: dict[str, Any]) -> None:
     """Adds an entry, on disk when this returns; one that is among the last already is not added.
 
-    So a run that was killed before it could say that the entry is written may write it again.
+    So a run that was killed before it could say that the entry is written may write it again; and
+    a check that fails every few seconds for the same reason does not push all else out.
     """
     path = app.paths.history
     entries = list(read_history(app))
-    if entry in entries[-20:]:
+    if entry in entries[-20:] or (entries and _is_same_failure(entry, entries[-1])):
         return
     if len(entries) >= HISTORY_LIMIT + _HISTORY_SLACK:
         kept = [*entries[-HISTORY_LIMIT + 1 :], entry]
@@ -79,15 +79,17 @@ def append_history(app: AppConfig, entry: dict[str, Any]) -> None:
         files.append_line(path, json.dumps(entry).encode())
 
 
+def _is_same_failure(entry: dict[str, Any], last: dict[str, Any]) -> bool:
+    keys = ("event", "version", "reason")
+    return entry["event"] == "failed" and all(entry.get(key) == last.get(key) for key in keys)
+
+
 def read_history(app: AppConfig) -> Iterator[dict[str, Any]]:
     """The entries, oldest first; a line that a power cut tore is passed over."""
-    if not os.path.exists(app.paths.history):
-        return
-    with open(app.paths.history, encoding="utf-8", errors="replace") as file:
-        for line in file:
-            try:
-                entry = json.loads(line)
-            except ValueError:
-                continue
-            if isinstance(entry, dict):
-                yield entry
+    for line in (files.read_file(app.paths.history) or b"").splitlines():
+        try:
+            entry = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(entry, dict):
+            yield entry

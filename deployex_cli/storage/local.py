@@ -98,7 +98,7 @@ class LocalStore:
             files.trusted_folder(self._versions)
             files.write_file(self.manifest_address(), data, mode=0o644)
         except OSError as error:
-            raise self._unreachable(error) from None
+            raise self._not_written(self.manifest_address(), error) from None
 
     def write_package(self, version: str, source: BinaryIO) -> None:
         address = self.package_address(version)
@@ -118,7 +118,7 @@ class LocalStore:
                 raise
             files.sync_folder(self._dist)
         except OSError as error:
-            raise self._unreachable(error) from None
+            raise self._not_written(address, error) from None
 
     def _open(self, path: str) -> BinaryIO:
         """Opens a file of the store, if nobody but us and root could have written it."""
@@ -137,6 +137,12 @@ class LocalStore:
             os.close(descriptor)
             raise
         return os.fdopen(descriptor, "rb")
+
+    def _not_written(self, address: str, error: OSError) -> StoreUnreachable:
+        return StoreUnreachable(
+            f"{self._app}: {address} cannot be written: {error.strerror}; the version that is"
+            " published stays so, publish again when that is mended"
+        )
 
     def _unreachable(self, error: OSError) -> StoreUnreachable:
         return StoreUnreachable(

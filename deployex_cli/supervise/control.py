@@ -11,7 +11,12 @@ import socket
 from typing import Any
 
 from deployex_cli.config import AppConfig
-from deployex_cli.errors import SupervisorError, SupervisorLost, SupervisorUnavailable
+from deployex_cli.errors import (
+    MachineTrouble,
+    SupervisorError,
+    SupervisorLost,
+    SupervisorUnavailable,
+)
 
 MAX_LINE = 64 * 1024
 _SLACK_SECONDS = 30.0  # beyond the longest that the supervisor itself may take
@@ -23,8 +28,8 @@ def ask(
     """The supervisor's answer to `command`; `descriptor` is handed over with it.
 
     `timeout` is what the supervisor may take for it, in seconds. Raises SupervisorUnavailable:
-    nobody listens; SupervisorLost: it was asked, and did not answer (in time); SupervisorError: the
-    answer is an error.
+    nobody listens; SupervisorLost: it was asked, and did not answer (in time); MachineTrouble: it
+    could not start anything whatever; SupervisorError: the answer is an error.
     """
     line = json.dumps({"command": command, **arguments}).encode() + b"\n"
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
@@ -52,6 +57,8 @@ def ask(
     if answer is None:
         raise SupervisorLost(f"{app.name}: the supervisor ended during `{command}`")
     if not answer.get("ok"):
+        if answer.get("ours"):
+            raise MachineTrouble(f"{app.name}: {answer['error']}")
         raise SupervisorError(f"{app.name}: {answer.get('error', 'the supervisor refused')}")
     return answer
 

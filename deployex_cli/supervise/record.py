@@ -70,6 +70,8 @@ def _read(path: str) -> Record | None:
         document["supervisor"] = _process(document["supervisor"])
         document["app"] = _process(document["app"]) if document["app"] is not None else None
         return Record(**document)
+    except PermissionError:
+        raise  # there may be one: that it cannot be read is not that nothing runs
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 

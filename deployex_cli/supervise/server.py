@@ -134,20 +134,21 @@ class ControlServer:
 
     def _hear(self, client: Client) -> None:
         try:
-            data, descriptors, _, _ = socket.recv_fds(
-                client.connection, 4096, 1, socket.MSG_CMSG_CLOEXEC
-            )
+            data, descriptors, _, _ = socket.recv_fds(client.connection, 4096, 1)
         except BlockingIOError:
             return
+        for descriptor in descriptors:  # recv_fds of Python 3.11 knows no flags
+            os.set_inheritable(descriptor, False)
         client.descriptors += descriptors
         client.heard += data
+        line, whole, _ = client.heard.partition(b"\n")
         if not data or len(client.heard) > MAX_LINE or len(client.descriptors) > 1:
             self._drop(client)
-        elif client.heard.endswith(b"\n"):
+        elif whole:
             client.deadline = None
             self._poller.modify(client.connection.fileno(), 0)  # only its end is of interest
             try:
-                request = json.loads(client.heard)
+                request = json.loads(line)
                 if not isinstance(request, dict):
                     raise ValueError("not an object")
             except (ValueError, RecursionError) as error:

@@ -12,6 +12,7 @@ from typing import NoReturn
 from deployex_cli.supervise.command import Command
 
 _ALL_SIGNALS = signal.valid_signals()
+_NOT_OURS = "it is no file of ours; move it away"
 _NO_NEW_FILE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO}
 _FIXED = {signal.SIGKILL, signal.SIGSTOP}
 
@@ -29,8 +30,8 @@ def spawn(
 
     It has a session and a process group of its own, `folder` as working directory, the two files
     of `output` as stdout and stderr (appended to, 0600), and of our descriptors only `keep`.
-    `before_exec` runs in the new process, which has its final pid by then. Raises OSError, with the
-    program's name, when it cannot be executed.
+    `before_exec` runs in the new process, which has its final pid by then. Raises OSError; its
+    filename is the program's only if that cannot be executed.
     """
     files = [open_log(path) for path in output]
     outcome, report = os.pipe()
@@ -45,17 +46,17 @@ def spawn(
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
         os.close(report)
         report = -1
-        failure = os.read(outcome, 256)  # ends when exec has closed the other end
+        failure = os.read(outcome, 8192)  # ends when exec has closed the other end
     finally:
         for descriptor in (*files, outcome, report):
             if descriptor >= 0:
                 os.close(descriptor)
     if failure:
         os.waitpid(pid, 0)
-        number, _, text = failure.decode().partition(" ")
-        if int(number) == errno.ENOENT and os.path.exists(command.words[0]):
+        number, place, text = failure.decode("utf-8", "replace").split("\0", 2)
+        if int(number) == errno.ENOENT and os.path.exists(place):
             text = "the interpreter that its first line names is not there"
-        raise OSError(int(number), text or os.strerror(int(number)), command.words[0])
+        raise OSError(int(number), text, place)
     return pid
 
 
@@ -69,13 +70,15 @@ def open_log(path: str) -> int:
     try:
         descriptor = os.open(path, flags, 0o600)
     except OSError as error:
+        if error.errno == errno.ENXIO:  # a FIFO that nobody reads
+            raise OSError(errno.EPERM, _NOT_OURS, path) from None
         if error.errno not in _NO_NEW_FILE:
             raise
         return os.open(os.devnull, os.O_WRONLY)
     found = os.fstat(descriptor)
     if not stat.S_ISREG(found.st_mode) or found.st_uid not in (0, os.geteuid()):
         os.close(descriptor)
-        raise OSError(errno.EPERM, "it is no file of ours; move it away", path)
+        raise OSError(errno.EPERM, _NOT_OURS, path)
     return descriptor
 
 
@@ -89,6 +92,7 @@ def _become(
     report: int,
 ) -> NoReturn:
     """In the child: never returns, never raises."""
+    place = folder
     try:
         signal.set_wakeup_fd(-1)
         for handled in _ALL_SIGNALS - _FIXED:
@@ -107,11 +111,12 @@ def _become(
             before_exec()
         os.umask(umask)
         signal.pthread_sigmask(signal.SIG_SETMASK, [])
-        os.execve(command.words[0], command.words, command.env)
+        place = command.words[0]
+        os.execve(place, command.words, command.env)
     except OSError as error:
-        os.write(report, f"{error.errno} {error.strerror}".encode())
+        os.write(report, f"{error.errno}\0{place}\0{error.strerror}".encode())
     except BaseException as error:
-        os.write(report, f"0 {type(error).__name__}: {error}".encode()[:200])
+        os.write(report, f"0\0{place}\0{type(error).__name__}: {error}".encode()[:400])
     finally:
         os._exit(127)
 

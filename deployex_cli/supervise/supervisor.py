@@ -10,6 +10,7 @@ It decides nothing about versions: it runs what `current` names.
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 import signal
@@ -36,6 +37,7 @@ LEFTOVER_SECONDS = 0.5  # what the app left behind gets SIGTERM, and this long
 ORPHAN_SECONDS = 0.02  # how often to look whether what an adopted app left has ended
 RECORD_SECONDS = 1.0  # until a record that could not be written is tried again
 UNKILLABLE_SECONDS = 5.0  # after SIGKILL: then it is said, and not waited for any longer
+_SHORTAGES = {errno.EAGAIN, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO}
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
 
 
@@ -229,13 +231,15 @@ class Supervisor:
         try:
             self._spawn()
         except OSError as error:
-            logs = (self._app.paths.stdout, self._app.paths.stderr)
+            # of a log or a folder it is this machine's trouble, and not the version's
+            logs = (self._app.paths.stdout, self._app.paths.stderr, self._app.paths.work)
+            ours = error.filename in (None, *logs) or error.errno in _SHORTAGES
             verb = "opened" if error.filename in logs else "executed"
             reason = f"{error.filename or 'current'} cannot be {verb}: {error.strerror}"
             self._say(reason)
             if self._start_waiters:
                 self._update(state="STOPPED", app=None, last_exit=reason, last_exit_at=time.time())
-                self._tell(self._start_waiters, {"ok": False, "error": reason})
+                self._tell(self._start_waiters, {"ok": False, "error": reason, "ours": ours})
             else:
                 self._crashed(reason, 0.0)
             return
@@ -343,7 +347,7 @@ class Supervisor:
                 self._app_ended(status)
             if pid == self._helper:
                 self._helper = None
-                if self._start_after_helper and self._record.state == "STOPPED":
+                if self._start_after_helper and self._record.state in ("STOPPED", "BACKOFF"):
                     self._start_current()
             for job in self._jobs:
                 if job.pid == pid:
@@ -392,6 +396,8 @@ class Supervisor:
         self._say(f"{self._app.name} {reason} after {lived:.1f} s; starts again in {delay:g} s")
 
     def _restart_due(self) -> None:
+        if self._helper is not None:
+            return  # it may have other plans; what is current is started when it has ended
         if not self._sweeping:
             self._try_start()
         else:
@@ -452,7 +458,8 @@ class Supervisor:
     def _gone(self) -> None:
         """Nothing of the app is left."""
         if self._record.state == "BACKOFF" and not self._ending and not self._stop_waiters:
-            if self._start_wanted or self._timers.get("restart", (1e18,))[0] <= time.monotonic():
+            due = self._timers.get("restart", (1e18,))[0] <= time.monotonic()
+            if self._start_wanted or (due and self._helper is None):
                 self._try_start()
             return
         self._update(state="STOPPED", restart_at=None)

@@ -14,7 +14,7 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
-from tests.faults import errors, kills, strace
+from tests.faults import errors, kills, power, strace
 from tests.faults.kills import AFTERMATHS, LIVES
 from tests.faults.scenarios import SCENARIOS, build_template
 
@@ -31,7 +31,7 @@ class Trial(NamedTuple):
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.faults", description=__doc__)
-    parser.add_argument("--only", choices=("kills", "errors"))
+    parser.add_argument("--only", choices=("kills", "errors", "power"))
     parser.add_argument("--every", type=int, default=1, help="each N-th of them")
     parser.add_argument("--scenario", choices=(*SCENARIOS, *LIVES), action="append")
     options = parser.parse_args()
@@ -65,6 +65,11 @@ def trials(templates: dict[str, Path], names: list[str], only: str | None) -> li
             template = templates[name]
             points = kills.points_of_command(name, template)
             found += _of(points, template, kills.kill_command, errors.trouble_for_command, only)
+            if only in (None, "power"):
+                found += [
+                    Trial("power cut", name, str(cut), power.lose_power, (cut, template))
+                    for cut in power.cuts(name, template)
+                ]
         if name in LIVES:
             template = templates[LIVES[name][0]]
             points = kills.points_of_supervisor(name, template)
@@ -110,7 +115,9 @@ def _run_all(found: list[Trial]) -> list[str]:
     survived: Counter[tuple[str, str]] = Counter()
     failures = []
     with ProcessPoolExecutor(os.cpu_count()) as pool:
-        for number, (trial, failure) in enumerate(zip(found, pool.map(survive, found)), 1):
+        for number, (trial, failure) in enumerate(
+            zip(found, pool.map(survive, found), strict=True), 1
+        ):
             key = (trial.what, trial.kind)
             total[key] += 1
             survived[key] += failure is None
@@ -120,8 +127,8 @@ def _run_all(found: list[Trial]) -> list[str]:
             if number % 100 == 0:
                 print(f"{number} of {len(found)}", flush=True)
     for what, kind in sorted(total):
-        print(f"{what:20} {kind:10} {survived[what, kind]:5} of {total[what, kind]:5}")
-    print(f"{'all':31} {survived.total():5} of {total.total():5}")
+        print(f"{what:20} {kind:18} {survived[what, kind]:5} of {total[what, kind]:5}")
+    print(f"{'all':39} {survived.total():5} of {total.total():5}")
     return failures
 
 

@@ -1,8 +1,8 @@
-"""ENOSPC, EIO, EROFS, EMFILE, EACCES: what the kernel may answer to each call that changes something.
+"""ENOSPC, EIO, EROFS, EMFILE, EACCES: what the kernel may answer to a call that changes something.
 
-A full disk and one that was mounted read-only stay so until the program ends, the others strike
-once. The program must say what happened and end with a code of its own; the next check, on a
-machine that is well again, must put right whatever was left.
+A disk that takes no new files and one that was mounted read-only stay so until the program ends,
+the other errors strike once. The program must say what happened and end with a code of its own;
+the next check, on a machine that is well again, must put right whatever was left.
 """
 
 from __future__ import annotations
@@ -49,7 +49,10 @@ class Trouble(NamedTuple):
 
     @property
     def fault(self) -> str:
-        lasting = "+" if self.error in LASTING else ""
+        # `write` goes to pipes and sockets, too, and `openat` also reads: these go on well
+        writes_only = self.point.call.name not in ("write", "pwrite64", "openat")
+        lasts = self.error in LASTING and writes_only
+        lasting = "+" if lasts else ""
         return f"{self.point.call.name}:error={self.error}:when={self.point.call.nth}{lasting}"
 
     def __str__(self) -> str:

@@ -73,21 +73,26 @@ class Machine(TinyWorld):
         eventually(lambda: not self.processes())
         shutil.rmtree(self.root / "run", ignore_errors=True)
 
-    def under_strace(self, log: Path, fault: str | None, *words: str) -> Ran:
-        """Runs `deployex` with these words to its end, or to its fault's."""
-        process = self.begin_under_strace(log, fault, *words)
+    def under_strace(
+        self, log: Path, fault: str | None, *words: str, everything: str | None = None
+    ) -> Ran:
+        """Runs `deployex` with these words to its end, or to its fault's.
+
+        `everything`: these calls of all its processes, with all their data.
+        """
+        process = self.begin_under_strace(log, fault, *words, everything=everything)
         out, err = process.communicate(timeout=60)
         return Ran(process.returncode, out, err)
 
     def begin_under_strace(
-        self, log: Path, fault: str | None, *words: str
+        self, log: Path, fault: str | None, *words: str, everything: str | None = None
     ) -> subprocess.Popen[str]:
         """Begins `deployex` with these words, and does not wait; a supervisor talks to a file."""
         said = subprocess.PIPE
         if words[0] == "supervise":
             said = os.open(self._said, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         self.traced = subprocess.Popen(
-            [*watching(log, fault), sys.executable, "-m", "deployex_cli", *words],
+            [*watching(log, fault, everything), sys.executable, "-m", "deployex_cli", *words],
             env=self.env,
             cwd=self.root,
             stdin=subprocess.DEVNULL,

@@ -80,11 +80,25 @@ def is_here() -> bool:
     return done.returncode == 0
 
 
-def watching(log: Path, fault: str | None = None) -> list[str]:
+def watching(log: Path, fault: str | None = None, everything: str | None = None) -> list[str]:
     """The words that go before a command: all its calls into `log`, or one of them with a fault.
 
-    `fault` is strace's own: "rename:signal=KILL:when=3", "fsync:error=EIO:when=2".
+    `fault` is strace's own: "rename:signal=KILL:when=3", "fsync:error=EIO:when=2". `everything`:
+    these calls of all its processes, with all their data.
     """
+    if everything is not None:
+        return [
+            "strace",
+            "-f",
+            "-o",
+            str(log),
+            "-y",
+            "-s",
+            "9999999",
+            "-e",
+            f"trace={everything}",
+            "--",
+        ]
     words = ["strace", "-o", str(log), "-y", "-s", "160", "-qq"]
     if fault is not None:
         name = fault.partition(":")[0]
