@@ -93,6 +93,7 @@ def _supervise(options: dict[str, str]) -> None:
         failure = failure_of(error)
         print(f"error: {failure.message}", file=sys.stderr)
         sys.exit(int(failure.exit_code))
+    leave(0)  # at its own end Python forgets our handlers: a second signal would end it otherwise
 
 
 def say(line: str) -> None:

@@ -106,7 +106,7 @@ def check(
     debug: DebugOption = False,
 ) -> None:
     """Compare with what is published, and do what is due: what a timer runs."""
-    from deployex_cli.commands.check import Options
+    from deployex_cli.commands.check import Options, told_to_end
     from deployex_cli.commands.check import check as run_check
 
     options = Options(app_name, dry_run, force, verbose or on_terminal())
@@ -117,6 +117,8 @@ def check(
             result = Result("check", {}, failures=(failure_of(error),))
         if json or result.failures:
             render(result, as_json=json)
+        if told_to_end():
+            sys.exit(int(result.exit_code))
         time.sleep(watch)
     _finish("check", config, json, debug, lambda c: run_check(c, options, _say(json)))
 

@@ -38,7 +38,7 @@ from deployex_cli.errors import (
     SupervisorUnavailable,
     in_words,
 )
-from deployex_cli.interrupts import Interrupts
+from deployex_cli.interrupts import Interrupts, undoing
 from deployex_cli.layout import files, releases
 from deployex_cli.layout.lock import AppLock
 from deployex_cli.layout.state_file import append_history, load_state, save_state
@@ -102,6 +102,13 @@ class Engine:
             self.state = self._with_ghost(deployment.target, recovery.ghost)
         self.run(recovery.steps)
 
+    def fetch(self, target: Release) -> OnDisk:
+        """Puts the release on disk and points `new` to it, all of it or nothing."""
+        with self._interrupts, undoing():
+            release = self.obtain(target)
+            releases.point(self.app.paths, "new", release.folder)
+        return release
+
     def save(self, state: State, entry: dict[str, Any] | None = None) -> None:
         """Makes `state` the one on disk, and `entry` one of the history.
 
@@ -159,7 +166,7 @@ class Engine:
         phase = self._deployment.phase
         left = phase in (Phase.IDLE, Phase.UNPACKED)
         try:
-            with self._interrupts.raising() if left else nullcontext():
+            with undoing() if left else nullcontext():
                 self._EFFECTS[step.name](self)
         except SupervisorUnavailable as error:
             if left:
@@ -179,8 +186,10 @@ class Engine:
             message = f"{self.app.name}: {step.name.value} of {version}: {in_words(error)}"
             error = DeployexError(message)
         if phase in (Phase.IDLE, Phase.UNPACKED):
-            begun = step.name is StepName.PREPARE and self._deployment.pre_commands
-            if begun and isinstance(error, (PreCommandFailed, SupervisorLost, Interrupted)):
+            # a signal that came before they were asked for has begun none of them
+            why = error.__cause__ if isinstance(error, Interrupted) else error
+            begun = isinstance(why, (PreCommandFailed, SupervisorLost))
+            if begun and step.name is StepName.PREPARE:
                 if not isinstance(error, PreCommandFailed):
                     error.message += f": the pre_commands of {version} go on, and are not repeated"
                 self.state = self._with_ghost(self._deployment.target, error.message)

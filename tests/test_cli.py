@@ -108,6 +108,7 @@ def test_status_changes_nothing(tiny: TinyWorld) -> None:
 
 
 def test_history_tells_what_happened_newest_last(tiny: TinyWorld) -> None:
+    tiny.configure('min_healthy_time = "1h"')
     assert "nothing happened yet" in tiny.ok("history")
     tiny.roll_out("0.1.0")
     tiny.roll_out("0.1.1")

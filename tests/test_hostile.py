@@ -255,6 +255,7 @@ def test_a_fifo_in_the_place_of_a_file_makes_nobody_wait(tiny: TinyWorld, what: 
     os.mkfifo(tiny.root / what)
     for verb in ("status", "history"):
         assert tiny.run(verb, timeout=20).code in (0, 1)
+    (tiny.root / what).unlink()
 
 
 @pytest.mark.root

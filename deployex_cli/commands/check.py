@@ -5,6 +5,7 @@ deployment needs is imported when there is one.
 """
 
 import os
+import sys
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -47,7 +48,15 @@ def check(config: Config, options: Options, say: Say) -> Result:
             failure = failure_of(error)
             failures.append(failure)
             outcomes.append({"app": app.name, "outcome": "failed", "reason": failure.message})
+        if told_to_end():
+            break
     return Result("check", {"apps": outcomes}, failures=tuple(failures))
+
+
+def told_to_end() -> bool:
+    """Whether a signal came while steps were taken: then no other app's turn, nor check, begins."""
+    interrupts = sys.modules.get("deployex_cli.interrupts")  # a check without steps has none
+    return interrupts is not None and interrupts.came is not None
 
 
 def _check_app(config: Config, app: AppConfig, options: Options, say: Say) -> dict[str, Any]:

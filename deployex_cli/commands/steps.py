@@ -18,7 +18,6 @@ from deployex_cli.core.plan import Step, as_release, begin
 from deployex_cli.core.recovery import MOVED
 from deployex_cli.core.state import Phase, Release, StepName
 from deployex_cli.errors import ConfigError, DeployexError, NotFound, Refused, in_words
-from deployex_cli.layout import releases
 from deployex_cli.result import Result
 from deployex_cli.storage import open_store
 
@@ -38,8 +37,7 @@ def unpack(config: Config, app: AppConfig, version: str, say: Say) -> Result:
         current = disk.find(disk.current)
         if current is not None and _is(current.version, current.digest, target):
             return _result("unpack", app, f"{version} is current already", version)
-        release = engine.obtain(target)
-        releases.point(app.paths, "new", release.folder)
+        release = engine.fetch(target)
     return _result("unpack", app, f"new is {version} ({release.folder})", version)
 
 

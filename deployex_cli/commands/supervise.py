@@ -17,7 +17,7 @@ from deployex_cli.config import AppConfig
 from deployex_cli.core.plan import Facts
 from deployex_cli.core.recovery import Recovery, recover
 from deployex_cli.errors import SupervisorError
-from deployex_cli.layout.lock import AppLock, holder_lives
+from deployex_cli.layout.lock import AppLock, holder_lives, holder_pid
 from deployex_cli.layout.releases import read_disk
 from deployex_cli.layout.state_file import load_state
 from deployex_cli.supervise.record import process_facts, read_record
@@ -38,8 +38,8 @@ def supervise(app: AppConfig, config_file: str | None, reload: Callable[[], AppC
         lock_descriptor, listener = (int(number) for number in handed.split(","))
         alone.take_over(lock_descriptor)
     elif not alone.acquire():
-        record = read_record(app.paths.record)
-        who = f" (pid {record.supervisor[0]})" if record else ""
+        pid = holder_pid(app.paths.supervise_lock)
+        who = f" (pid {pid})" if pid is not None else ""
         raise SupervisorError(f"{app.name}: another supervisor{who} keeps it alive already")
 
     def again(listening: int) -> None:

@@ -190,7 +190,10 @@ def trusted_folder(path: str, *, shared: bool = False) -> None:
             parent = os.path.dirname(folder) or "/"
             if os.path.isdir(parent):  # nobody leads us to where he may not go himself
                 check_trusted(parent, shared=True)
-            os.mkdir(folder, 0o700)
+            try:
+                os.mkdir(folder, 0o700)
+            except FileExistsError:  # another run made it meanwhile
+                continue
             sync_folder(os.path.dirname(folder))
     check_trusted(path, shared=shared)
 

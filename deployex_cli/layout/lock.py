@@ -14,6 +14,8 @@ from types import TracebackType
 
 from deployex_cli.errors import Locked
 
+_NAMED_SECONDS = 1.0  # how long a lock that was just taken may be without its holder's name
+
 
 class AppLock:
     """Held from `with` until the block ends. Raises Locked, saying who holds it and since when."""
@@ -87,6 +89,18 @@ def holder_lives(path: str) -> bool:
     """Whether the one who took the lock still lives; else only a pre_command of its does."""
     found = _read(path)
     return found is None or _lives(found[0])
+
+
+def holder_pid(path: str) -> int | None:
+    """The living process that took the lock; its name is there an instant after the lock is."""
+    deadline = time.monotonic() + _NAMED_SECONDS
+    while True:
+        found = _read(path)
+        if found is not None and _lives(found[0]):
+            return found[0]
+        if time.monotonic() > deadline:
+            return None
+        time.sleep(0.005)
 
 
 def _read(path: str) -> tuple[int, int, str] | None:

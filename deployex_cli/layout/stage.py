@@ -21,7 +21,7 @@ class Stage(Generic[Item]):
         self._apply = apply
         self._queue: queue.Queue[Item | None] = queue.Queue(depth)
         self._error: BaseException | None = None
-        self._thread = threading.Thread(target=self._run, name=name)
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
     @property

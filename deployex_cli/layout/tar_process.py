@@ -92,6 +92,10 @@ class TarProcess:
         if self._process.wait() or broken:
             self._judge(patient=False)
 
+    def kill(self) -> None:
+        """Ends tar, so that nobody waits for it any longer; whoever did is told by an error."""
+        self._process.kill()
+
     def stop(self) -> None:
         """End tar if it runs, and leave no process, thread or descriptor of it."""
         self._process.kill()  # unblocks the writer: nobody reads the pipe

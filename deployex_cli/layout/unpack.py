@@ -13,6 +13,7 @@ from collections.abc import Callable, Collection, Iterator
 from typing import NamedTuple, Protocol
 
 from deployex_cli.errors import DigestMismatch, DiskFull, PackageError
+from deployex_cli.interrupts import aborting, check
 from deployex_cli.layout.gunzip import CutShort, GunzipError, Inflater, NotGzip
 from deployex_cli.layout.stage import Stage
 from deployex_cli.layout.tar_guard import Limits, Required, Summary, TarGuard
@@ -72,8 +73,9 @@ def unpack(
     tar: TarProcess | None = None
     try:
         tar = TarProcess(into, what, keep)
-        unpacked = _check(intake, guard, tar, expected_sha256)
-        tar.finish()
+        with aborting(tar.kill):
+            unpacked = _check(intake, guard, tar, expected_sha256)
+            tar.finish()
         if tar.no_room:
             tar.stop()
             raise _disk_full(into, guard.so_far(), what)
@@ -128,6 +130,7 @@ class _Intake:
     def __iter__(self) -> Iterator[bytes]:
         """Yield the pieces to the end; raise PackageError if there are more than may be."""
         while data := self._source.read(_READ):
+            check()
             self.bytes += len(data)
             if self.bytes > self._most:
                 if self.expected_size is None:

@@ -17,6 +17,7 @@ from deployex_cli.errors import (
     SupervisorLost,
     SupervisorUnavailable,
 )
+from deployex_cli.interrupts import aborting
 
 MAX_LINE = 64 * 1024
 _SLACK_SECONDS = 30.0  # beyond the longest that the supervisor itself may take
@@ -41,11 +42,9 @@ def ask(
                 f"{app.name}: no supervisor runs ({error.strerror}); `deployex start` starts one"
             ) from None
         try:
-            if descriptor is None:
-                connection.sendall(line)
-            else:
-                socket.send_fds(connection, [line], [descriptor])
-            answer = _read_line(connection)
+            with aborting(lambda: connection.shutdown(socket.SHUT_RDWR)):
+                _send_line(app, connection, line, descriptor)
+                answer = _read_line(connection)
         except TimeoutError:
             raise SupervisorLost(
                 f"{app.name}: the supervisor did not answer `{command}` in {timeout:g} s"
@@ -71,6 +70,20 @@ def is_listening(app: AppConfig) -> bool:
         except OSError:
             return False
     return True
+
+
+def _send_line(
+    app: AppConfig, connection: socket.socket, line: bytes, descriptor: int | None
+) -> None:
+    try:
+        if descriptor is None:
+            connection.sendall(line)
+        else:
+            socket.send_fds(connection, [line], [descriptor])
+    except OSError as error:  # so nothing was asked
+        raise SupervisorUnavailable(
+            f"{app.name}: the supervisor was lost before it was asked: {error.strerror}"
+        ) from None
 
 
 def _read_line(connection: socket.socket) -> dict[str, Any] | None:

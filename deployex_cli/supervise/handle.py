@@ -119,12 +119,27 @@ class AppProcess:
             return
         if descriptor in readable:
             os.waitpid(pid, 0)
+            if self._another_was_quicker():
+                return
             raise SupervisorUnavailable(
                 f"{self._app.name}: the supervisor ended at once: {_last_line(log)} ({log})"
             )
         raise SupervisorUnavailable(
             f"{self._app.name}: the supervisor was not ready in {_READY_SECONDS:g} s; see {log}"
         )
+
+    def _another_was_quicker(self) -> bool:
+        """Whether another supervisor has begun at the same time, and listens by now."""
+        import time
+
+        from deployex_cli.layout.lock import holder_lives
+
+        deadline = time.monotonic() + _READY_SECONDS
+        while holder_lives(self._app.paths.supervise_lock) and time.monotonic() < deadline:
+            if is_listening(self._app):
+                return True
+            time.sleep(0.02)
+        return False
 
     def _stop_seconds(self) -> float:
         return self._app.stop_timeout + _LEFTOVER_SECONDS

@@ -93,6 +93,10 @@ class ControlServer:
         except OSError:
             self._drop(client)
 
+    def has_clients(self) -> bool:
+        """Whether somebody has still to be heard or answered; the silent are dropped in time."""
+        return bool(self._clients)
+
     def answer(self, client: Client, answer: dict[str, Any]) -> None:
         """Tells the client, and ends the conversation; nothing happens when it has gone."""
         if client.open:

@@ -20,7 +20,7 @@ from collections.abc import Callable
 from typing import Any
 
 from deployex_cli.config import AppConfig
-from deployex_cli.core.backoff import LONGEST_SECONDS, crashes_in_a_row, restart_delay
+from deployex_cli.core.backoff import crashes_in_a_row, restart_delay
 from deployex_cli.errors import DeployexError
 from deployex_cli.layout import files, libc, otp_files
 from deployex_cli.layout.releases import read_marker
@@ -102,8 +102,7 @@ class Supervisor:
         while not (self._ending and self._record.app is None and not self._busy()):
             for descriptor, events in self._poller.poll(self._patience()):
                 if descriptor == self._wakeup:
-                    for number in os.read(self._wakeup, 4096):
-                        self._signalled(number)
+                    self._read_signals()
                 elif descriptor == self._pidfd:
                     self._app_ended(None)
                 elif self._server.owns(descriptor):
@@ -122,15 +121,20 @@ class Supervisor:
         """Whether nothing is under way that only our memory knows of."""
         waiters = self._start_waiters or self._stop_waiters
         settled = self._record.state in ("RUNNING", "STOPPED", "BACKOFF")
-        return settled and not self._busy() and not waiters and not self._ending
+        quiet = not self._busy() and not waiters and not self._server.has_clients()
+        return settled and quiet and not self._ending
 
     def _begin_again(self) -> None:
         """SIGHUP: the program that is installed now takes our place; the app stays its child."""
+        signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)  # no handler is there for a while
+        self._read_signals()  # those that came before that would be lost with the pipe
+        if not self._is_idle():
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+            return
         self._again_wanted = False
         self._say("SIGHUP: begins again")
         notify("RELOADING=1")
         self._write()
-        signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)  # no handler is there for a while
         try:
             self._again(self._server.hand_over())
         except OSError as error:
@@ -151,6 +155,14 @@ class Supervisor:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
         self._poller.register(reader, select.EPOLLIN)
         return reader
+
+    def _read_signals(self) -> None:
+        try:
+            numbers = os.read(self._wakeup, 4096)
+        except BlockingIOError:
+            return
+        for number in numbers:
+            self._signalled(number)
 
     def _signalled(self, number: int) -> None:
         if number == signal.SIGCHLD:
@@ -196,7 +208,10 @@ class Supervisor:
             self._record = self._record._replace(app=None, restart_at=None)
             if record.state == "BACKOFF" and record.supervisor == ours.supervisor:
                 left = (record.restart_at or 0.0) - time.time()
-                self._after("restart", min(max(left, 0.0), LONGEST_SECONDS), self._restart_due)
+                longest = restart_delay(record.crashes_in_a_row)  # should the clock have been set
+                left = min(max(left, 0.0), longest)
+                self._record = self._record._replace(restart_at=time.time() + left)
+                self._after("restart", left, self._restart_due)
             else:
                 self._record = self._record._replace(state="STOPPED")
         elif record.app[0] in procfs.children(os.getpid()):
