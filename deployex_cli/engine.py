@@ -271,8 +271,7 @@ class Engine:
 
     def _begin(self, deployment: Deployment) -> None:
         """Puts a deployment in the place of the last one; by force, a ghost is one no more."""
-        before = self.state.deployment
-        event = Event.SUPERSEDED if lifecycle.on_trial(before) else None
+        event = lifecycle.displaced(self.state.deployment)
         state = lifecycle.succeed(self.state, deployment._replace(by=self.by), event)
         target = deployment.target
         ghost = lifecycle.find_ghost(state, target.version, target.digest)

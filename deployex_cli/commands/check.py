@@ -15,7 +15,13 @@ from deployex_cli.core.manifest import Manifest, parse_manifest
 from deployex_cli.core.plan import Facts, Plan, Policy, Step, plan
 from deployex_cli.core.recovery import Recovery, recover
 from deployex_cli.core.state import State
-from deployex_cli.errors import DeployexError, ManifestError, StoreUnreachable, UnsafeFolder
+from deployex_cli.errors import (
+    DeployexError,
+    ManifestError,
+    RollbackFailed,
+    StoreUnreachable,
+    UnsafeFolder,
+)
 from deployex_cli.layout.files import check_trusted
 from deployex_cli.layout.lock import AppLock
 from deployex_cli.layout.releases import read_disk
@@ -66,13 +72,15 @@ def _check_app(config: Config, app: AppConfig, options: Options, say: Say) -> di
     prepare_folders(app)
     with AppLock(app.paths.lock, app.name, "deployex check") as lock:
         state, facts, sound = _look(app)
-        recovery = recover(state, facts)
+        recovery, failed = recover(state, facts), None
         if recovery.steps or state.unlogged or not sound:
-            state, facts = _recover(config, app, lock, store, recovery, say)
+            state, facts, failed = _recover(config, app, lock, store, recovery, say)
         manifest, trouble = _manifest(store)
         if trouble is not None and facts.disk.current is None:
             raise trouble
         due = plan(state, manifest, facts, _policy(app, options), time.time())
+        if failed is not None and due.deployment is None:
+            raise failed
         if due.steps:
             engine = _engine(config, app, lock, store, say)
             engine.run(due.steps, due.deployment)
@@ -135,10 +143,13 @@ def _recover(
     store: "ReleaseStore",
     recovery: Recovery,
     say: Say,
-) -> tuple[State, Facts]:
-    engine = _engine(config, app, lock, store, say)
-    engine.recover(recovery)
-    return engine.state, engine.facts()
+) -> tuple[State, Facts, RollbackFailed | None]:
+    engine, failed = _engine(config, app, lock, store, say), None
+    try:
+        engine.recover(recovery)
+    except RollbackFailed as error:  # another version, if one is published, is the way out
+        failed = error
+    return engine.state, engine.facts(), failed
 
 
 def _engine(config: Config, app: AppConfig, lock: AppLock, store: "ReleaseStore", say: Say) -> Any:

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 
 from deployex_cli.commands.context import Say, locked_engine
 from deployex_cli.config import AppConfig, Config
-from deployex_cli.core.lifecycle import ENDED, Event, find_ghost, on_trial, succeed
+from deployex_cli.core.lifecycle import displaced, find_ghost, succeed
 from deployex_cli.core.manifest import parse_manifest
 from deployex_cli.core.names import version_problem
 from deployex_cli.core.plan import Step, as_release, begin
-from deployex_cli.core.recovery import MOVED
-from deployex_cli.core.state import Phase, Release, StepName
+from deployex_cli.core.recovery import MOVED, recover
+from deployex_cli.core.state import Phase, Release, State, StepName
 from deployex_cli.errors import ConfigError, DeployexError, NotFound, Refused, in_words
 from deployex_cli.result import Result
 from deployex_cli.storage import open_store
@@ -44,6 +44,9 @@ def unpack(config: Config, app: AppConfig, version: str, say: Say) -> Result:
 def move(config: Config, app: AppConfig, say: Say) -> Result:
     """`previous` becomes what `current` was, `current` what `new` is."""
     with locked_engine(config, app, "deployex move", say) as engine:
+        recovery = recover(engine.state, engine.facts())
+        if recovery.steps and not _waits_for_a_start(engine.state):
+            engine.recover(recovery)
         facts = engine.facts()
         new, current = facts.disk.find(facts.disk.new), facts.disk.find(facts.disk.current)
         if new is None:
@@ -111,11 +114,13 @@ def _run(config: Config, app: AppConfig, verb: str, say: Say) -> Result:
                 f"{app.name}: nothing is deployed, so there is nothing to {verb};"
                 " `deployex check` deploys what is published"
             )
-        deployment = engine.state.deployment
         engine.save(engine.state._replace(wanted="running"))
-        if deployment is not None and deployment.phase is Phase.SWITCHED:
-            engine.run((Step(StepName.START, "asked for"),))
-        elif verb == "restart":
+        recovery = recover(engine.state, engine.facts())
+        if recovery.steps:
+            engine.recover(recovery)
+            disk = engine.facts().disk
+            current = disk.find(disk.current) or current
+        if verb == "restart" and not any(s.name is StepName.START for s in recovery.steps):
             engine.process.restart()
         else:
             engine.process.start()
@@ -129,14 +134,7 @@ def _take_over(engine: Engine, target: Release) -> None:
     now = time.time()
     deployment = begin(engine.state, engine.facts(), target, "deployment", (), now)
     deployment = deployment._replace(phase=Phase.STOPPED, by=engine.by, reason=MOVED)
-    before = engine.state.deployment
-    if before is not None and before.phase not in ENDED:
-        event = Event.SUPERSEDED if on_trial(before) else Event.ROLLED_BACK
-        if before.phase in (Phase.IDLE, Phase.UNPACKED, Phase.PREPARED):
-            event = Event.ABANDONED
-        engine.save(succeed(engine.state, deployment, event))
-    else:
-        engine.save(succeed(engine.state, deployment))
+    engine.save(succeed(engine.state, deployment, displaced(engine.state.deployment)))
     engine.run((Step(StepName.SWITCH, "asked for"),))
 
 
@@ -149,6 +147,11 @@ def _published(app: AppConfig, version: str) -> Release:
         if manifest.version == version:
             return Release(version, manifest.sha256, manifest.hash)
     return Release(version)
+
+
+def _waits_for_a_start(state: State) -> bool:
+    """Whether all but the start is done: another move may come before that."""
+    return state.deployment is not None and state.deployment.phase is Phase.SWITCHED
 
 
 def _is(version: str, digest: str | None, target: Release) -> bool:

@@ -64,7 +64,11 @@ def supervise(app: AppConfig, config_file: str | None, reload: Callable[[], AppC
         # a live check will say what to do; a pre_command whose check was killed never will
         start = not holder_lives(app.paths.lock)
     supervisor = Supervisor(app, reload, umask, again, listener)
-    supervisor.prepare(start=start, helper=recovery.pid if recovery else None)
+    supervisor.prepare(
+        start=start,
+        restart=start or handed is not None,
+        helper=recovery.pid if recovery else None,
+    )
     lock.release()  # the recovery holds it, too
     if recovery is not None:
         recovery.go()

@@ -94,6 +94,15 @@ def on_trial(deployment: Deployment | None) -> bool:
     return deployment is not None and deployment.phase is Phase.STARTED
 
 
+def displaced(deployment: Deployment | None) -> Event | None:
+    """What another deployment in its place does to this one; None: it has ended already."""
+    if deployment is None or deployment.phase in ENDED:
+        return None
+    if deployment.phase in LEFT_OF_NO_RETURN:
+        return Event.ABANDONED
+    return Event.SUPERSEDED if on_trial(deployment) else Event.ROLLED_BACK
+
+
 def intend(state: State, step: StepName, now: float) -> State:
     """The state to write before `step` begins."""
     assert state.deployment is not None

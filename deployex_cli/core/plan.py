@@ -168,7 +168,7 @@ def rollback(state: State, facts: Facts, version: str | None, now: float) -> Pla
         raise NotFound("nothing is deployed, so there is nothing to go back from")
     if version is None:
         target = disk.find(disk.previous)
-        if target is None:
+        if target is None or target == current:  # equal: a switch was cut short, its state lost
             raise NotFound(
                 f"there is no version before {current.version} on this machine; name one:"
                 " `deployex rollback VERSION`"
@@ -287,7 +287,7 @@ def _is_on_trial(state: State, current: OnDisk) -> bool:
 
 
 def _resume(facts: Facts) -> tuple[Step, ...]:
-    """Starts the app when it should run and nobody sees to it."""
+    """Starts the app when what should run does not, and nobody sees to it."""
     process, disk = facts.process, facts.disk
     if disk.current is None:
         return ()
@@ -295,6 +295,8 @@ def _resume(facts: Facts) -> tuple[Step, ...]:
         return (Step(StepName.RESUME, "no supervisor runs"),)
     if process.state == "STOPPED":
         return (Step(StepName.RESUME, "it should run and is stopped"),)
+    if process.running and process.folder != disk.current:  # both were lost: the state, and a start
+        return (Step(StepName.RESUME, f"{process.folder} runs, {disk.current} is current"),)
     return ()
 
 

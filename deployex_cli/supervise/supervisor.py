@@ -80,16 +80,17 @@ class Supervisor:
 
     # --- life -------------------------------------------------------------------------------
 
-    def prepare(self, *, start: bool, helper: int | None = None) -> None:
+    def prepare(self, *, start: bool, restart: bool, helper: int | None = None) -> None:
         """Adopts the app that runs, or else starts it.
 
+        `restart`: what ended while nobody watched is started again, as after any other crash.
         `helper` is a child that recovers what was interrupted: the app is started after it, unless
         it has done so.
         """
         self._helper, self._start_after_helper = helper, start
         libc.set_child_subreaper()
         self._wakeup = self._receive_signals()
-        self._adopt()
+        self._adopt(restart=restart)
         if self._record.app is None and self._record.state == "STOPPED":
             self._write()
             if start and helper is None:
@@ -197,7 +198,7 @@ class Supervisor:
 
     # --- starting ---------------------------------------------------------------------------
 
-    def _adopt(self) -> None:
+    def _adopt(self, *, restart: bool) -> None:
         """Takes over what a supervisor before us left running, and starts no second one."""
         record = read_record(self._app.paths.record)
         if record is None:
@@ -220,6 +221,8 @@ class Supervisor:
         elif lives(record.app, record):
             self._adopt_stranger(record.app)
         else:
+            if not restart:
+                self._record = self._record._replace(state="STOPPING")  # a person has stopped it
             self._app_ended(None)
 
     def _adopt_stranger(self, app: tuple[int, int]) -> None:
@@ -489,13 +492,13 @@ class Supervisor:
         if command == "status":
             self._server.answer(client, self._status())
         elif self._ending:
-            self._server.answer(client, {"ok": False, "error": "the supervisor is ending"})
+            answer = {"ok": False, "error": "the supervisor is ending", "ours": True}
+            self._server.answer(client, answer)
         elif command == "stop":
             self._stop_waiters.append(client)
             self._start_wanted = False
-            self._tell(
-                self._start_waiters, {"ok": False, "error": "a stop was asked for meanwhile"}
-            )
+            meanwhile = {"ok": False, "error": "a stop was asked for meanwhile", "ours": True}
+            self._tell(self._start_waiters, meanwhile)
             self._stop()
         elif command == "start":
             self._start(client, again=False)

@@ -34,6 +34,7 @@ def main() -> int:
     parser.add_argument("--only", choices=("kills", "errors", "power"))
     parser.add_argument("--every", type=int, default=1, help="each N-th of them")
     parser.add_argument("--scenario", choices=(*SCENARIOS, *LIVES), action="append")
+    parser.add_argument("--matching", default="", help="those whose name holds this text")
     options = parser.parse_args()
     if not strace.is_here():
         print("strace is not installed, or may not trace here: apt-get install strace")
@@ -42,6 +43,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="faults-") as folder:
         templates = _templates(Path(folder))
         found = trials(templates, options.scenario or [*SCENARIOS, *LIVES], options.only)
+        found = [trial for trial in found if options.matching in trial.name]
         failures = _run_all(found[:: options.every])
     for failure in failures:
         print(failure, end="\n\n")
