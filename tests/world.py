@@ -69,6 +69,8 @@ class World:
         self.port = free_port()
         self.node = f"{app}_{self.root.name[3:].lower()}"
         self.config = self.root / "deployex.toml"
+        self.scratch = self.root / "scratch"
+        self.scratch.mkdir()
         self.env = {
             key: value
             for key, value in os.environ.items()

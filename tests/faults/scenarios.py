@@ -35,8 +35,6 @@ class Machine(TinyWorld):
         super().__init__(Path("/nonexistent"), 1)
         self.packages = self.root / "packages"
         self.packages.mkdir()
-        self.scratch = self.root / "scratch"
-        self.scratch.mkdir()
         self.env |= {"TMPDIR": str(self.scratch), "PYTHONDONTWRITEBYTECODE": "1"}
         self.traced: subprocess.Popen[str] | None = None
 
