@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import queue
 import threading
 from collections.abc import Callable
@@ -14,7 +15,8 @@ class Stage(Generic[Item]):
     """Applies a function to each item, in order, with at most `depth` of them waiting.
 
     The first exception ends the work, not the thread: later items are thrown away, so that `put`
-    never waits for a stage that has failed. Nothing of it outlives `close`.
+    never waits for a stage that has failed. Nothing of it outlives `close`. Raises OSError when the
+    machine has no thread left.
     """
 
     def __init__(self, name: str, apply: Callable[[Item], object], depth: int) -> None:
@@ -22,7 +24,10 @@ class Stage(Generic[Item]):
         self._queue: queue.Queue[Item | None] = queue.Queue(depth)
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
-        self._thread.start()
+        try:
+            self._thread.start()
+        except RuntimeError:
+            raise OSError(errno.EAGAIN, "no thread can be started") from None
 
     @property
     def failed(self) -> bool:

@@ -351,7 +351,10 @@ class Supervisor:
     def _send(self, number: int) -> None:
         app = self._record.app
         if app is not None and procfs.start_time(app[0]) == app[1]:
-            os.kill(app[0], number)
+            try:
+                os.kill(app[0], number)
+            except OSError as error:  # it runs as another user by now: it is tried again
+                self._say(f"{self._app.name} (pid {app[0]}) cannot be told: {error.strerror}")
 
     def _reap(self) -> None:
         while True:
@@ -592,8 +595,8 @@ class Supervisor:
 def _signal(pid: int, number: int) -> None:
     try:
         os.kill(pid, number)
-    except ProcessLookupError:
-        pass
+    except OSError:
+        pass  # gone, or another user's
 
 
 def _in_words(status: int | None) -> str:

@@ -53,7 +53,7 @@ class Trouble(NamedTuple):
         writes_only = self.point.call.name not in ("write", "pwrite64", "openat")
         lasts = self.error in LASTING and writes_only
         lasting = "+" if lasts else ""
-        return f"{self.point.call.name}:error={self.error}:when={self.point.call.nth}{lasting}"
+        return f"{self.point.call.name}:error={self.error}:when={self.point.call.when}{lasting}"
 
     def __str__(self) -> str:
         point = self.point

@@ -29,7 +29,7 @@ class Point(NamedTuple):
 
     @property
     def fault(self) -> str:
-        return f"{self.call.name}:signal=KILL:when={self.call.nth}"
+        return f"{self.call.name}:signal=KILL:when={self.call.when}"
 
     def __str__(self) -> str:
         return f"{self.scenario}: {self.program} killed at {self.call}"

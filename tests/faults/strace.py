@@ -62,6 +62,11 @@ class Call(NamedTuple):
     arguments: str
     result: str
 
+    @property
+    def when(self) -> int:
+        """Its number for an injection, which does not count the execve that begins a program."""
+        return self.nth - 1 if self.name == "execve" else self.nth
+
     def __str__(self) -> str:
         return f"{self.name}({self.arguments[:100]}) [{self.nth}]"
 
