@@ -664,6 +664,10 @@ class Machine:
             fails = self.thorough or name.startswith("rollback")
             yield from self._named(name, self.run(world, verb, person=True, fails=fails))
 
+    def after(self, world: World, event: str) -> World:
+        """The world after that event, whole and with no failure."""
+        return next(after for words, after in self.moves(world) if _text(words) == event)
+
     def _named(self, name: str, moves: Iterator[Move]) -> Iterator[Move]:
         try:
             for suffix, world in moves:

@@ -23,7 +23,7 @@ from deployex_cli.core.state import Deployment, Phase, State, StepName
 from deployex_cli.engine import Engine
 from deployex_cli.supervise.handle import AppProcess
 from tests import model
-from tests.model import BY_HAND, DEATHS, Content, Explored, Machine, explore, installed
+from tests.model import BY_HAND, DEATHS, Content, Explored, Machine, World, explore, installed
 
 ONE = Content("1", "a" * 64)
 TWO = Content("2", "b" * 64)
@@ -136,6 +136,16 @@ def test_every_row_of_the_table_is_taken() -> None:
     contents = (ONE, TWO_WITH_PRE_COMMANDS._replace(starts=False))
     explored(Bounds(contents, DEATHS | {"losses"}), watch, limit=1000)
     assert set(TABLE) - taken == set(NOT_HERE), set(TABLE) - taken
+
+
+def test_a_person_gets_back_from_a_rollback_to_a_version_that_cannot_start() -> None:
+    machine = Machine((ONE, TWO_CANNOT_START), frozenset())
+    with installed(machine):
+        world = machine.after(World(ONE), "check")
+        world = machine.after(world, "rollback 2")
+        assert world.processes.vm is None, "it cannot start"
+        world = machine.after(world, "rollback 1")
+    assert world.disk.current == world.processes.vm == "1-1"
 
 
 # --- rules that are broken on purpose -------------------------------------------------------

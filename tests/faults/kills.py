@@ -20,6 +20,10 @@ AFTERMATHS: dict[str, Callable[[Machine, Scenario], None]] = {
 }
 
 
+class Missed(AssertionError):
+    """The program took another way than it did when its calls were counted: to be tried again."""
+
+
 class Point(NamedTuple):
     """One call of one program in one scenario."""
 
@@ -171,12 +175,14 @@ def kill_supervisor(point: Point, template: Path, aftermath: str) -> None:
 
 
 def _struck(code: int, log: Path, point: Point) -> None:
-    """Whether the kill came, and at that very call: else the point is none."""
-    assert code == -signal.SIGKILL, f"{point}: it was not killed, but ended with {code}"
+    """Raises Missed unless the kill came, and at that very call."""
+    if code != -signal.SIGKILL:
+        raise Missed(f"{point}: it was not killed, but ended with {code}")
     last = [call for call in strace.calls(log) if call.name == point.call.name][-1]
     seen, meant = _shape(last), _shape(point.call)
     length = min(len(seen), len(meant))  # of a call that was not finished less is shown
-    assert seen[:length] == meant[:length], f"{point}: killed at another call, {last}"
+    if seen[:length] != meant[:length]:
+        raise Missed(f"{point}: killed at another call, {last}")
 
 
 def _shape(call: strace.Call) -> str:
