@@ -29,7 +29,7 @@ def cpu_seconds(pid: int) -> float:
 
 def goes_on(tiny: TinyWorld, supervisor: int) -> None:
     assert is_alive(supervisor), tiny.said
-    assert tiny.ask("status")["ok"]
+    assert eventually(lambda: tiny.ask("status")["ok"])
     assert "Traceback" not in tiny.said
 
 

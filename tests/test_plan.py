@@ -127,10 +127,24 @@ def test_what_is_too_young_does_not_run_or_is_another_release_is_not_confirmed(
     assert due.deployment is None
 
 
-@pytest.mark.parametrize("phase", sorted(set(Phase) - {Phase.STARTED}))
+@pytest.mark.parametrize("phase", sorted(set(Phase) - {Phase.STARTED, Phase.ABANDONED}))
 def test_nothing_but_a_trial_is_confirmed(phase: Phase) -> None:
     state = State(deployment=moved(TWO, ONE)._replace(phase=phase))
     assert names(decide("2.0.0", state, facts(TWO))) == []
+
+
+def test_an_attempt_that_was_abandoned_takes_nobodys_trial_away() -> None:
+    state = State(deployment=moved(THREE, TWO)._replace(phase=Phase.ABANDONED))
+    assert names(decide("2.0.0", state, facts(TWO)))[0] == "confirm"
+    proven = TWO._replace(confirmed_at=5.0)
+    known = Facts(Disk((ONE, proven), None, TWO.folder, ONE.folder), running(TWO.folder))
+    assert names(decide("2.0.0", state, known)) == []
+
+
+def test_what_runs_from_elsewhere_than_current_is_started_again() -> None:
+    due = decide("2.0.0", State(), facts(TWO, running(ONE.folder)))
+    assert names(due) == ["resume"]
+    assert due.steps[0].why == f"{ONE.folder} runs, {TWO.folder} is current"
 
 
 def test_a_confirmation_prunes_what_it_makes_superfluous() -> None:
