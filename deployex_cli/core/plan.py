@@ -295,7 +295,8 @@ def _resume(facts: Facts) -> tuple[Step, ...]:
         return (Step(StepName.RESUME, "no supervisor runs"),)
     if process.state == "STOPPED":
         return (Step(StepName.RESUME, "it should run and is stopped"),)
-    if process.running and process.folder not in (None, disk.current):  # both were lost: the state, and a start
+    # when both were lost, the state and a start
+    if process.running and process.folder not in (None, disk.current):
         return (Step(StepName.RESUME, f"{process.folder} runs, {disk.current} is current"),)
     return ()
 
