@@ -209,7 +209,16 @@ class Machine:
     def run(self, *words: str) -> Ran:
         """Runs a command in the machine, as a person with a root shell would."""
         done = subprocess.run(
-            ["nsenter", f"--target={self._init}", *NAMESPACES, "--cgroup", "--root", "--", *words],
+            [
+                "nsenter",
+                f"--target={self._init}",
+                *NAMESPACES,
+                "--cgroup",
+                "--root",
+                "--wd",
+                "--",
+                *words,
+            ],
             env={"PATH": PATH, "LC_ALL": "C.UTF-8", "SYSTEMD_PAGER": ""},
             stdin=subprocess.DEVNULL,
             capture_output=True,

@@ -127,6 +127,7 @@ def test_what_another_user_may_not_read_is_not_taken_for_absent(
 
 
 def test_the_same_failure_again_and_again_is_told_once(tiny: TinyWorld) -> None:
+    tiny.configure('min_healthy_time = "1h"')
     tiny.roll_out("0.1.0")
     tiny.offer("0.1.1")
     (tiny.dist / "tiny-0.1.1.tar.gz").write_bytes(b"no tarball")
