@@ -87,7 +87,7 @@ def _check_app(config: Config, app: AppConfig, options: Options, say: Say) -> di
         if trouble is not None:
             raise trouble  # what needs no network is done by now
     notable = due.notable and not os.environ.get("INVOCATION_ID")  # not in a journal, every 5 s
-    if not due.steps and (options.chatty or notable):
+    if notable or (options.chatty and not due.steps):
         where = f" ({store.manifest_address()})" if manifest is None else ""
         say(f"{app.name}: {due.reason}{where}")
     return _outcome(app, due, recovery, "done" if due.steps or recovery.steps else "nothing_to_do")
