@@ -84,7 +84,7 @@ def test_one_that_fails_ends_the_deployment_and_ghosts_the_version(tiny: TinyWor
     assert "it went wrong" in tiny.log().read_text()
     assert tiny.pid() == old
     assert (tiny.link("new"), tiny.link("current")) == (None, "0.1.0")
-    assert "ghosted" in tiny.ok("check", "-v")
+    eventually(lambda: "ghosted" in tiny.ok("check", "-v"))
     assert tiny.history()[-1] == ("failed", "0.1.1")
 
 
