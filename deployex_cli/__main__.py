@@ -100,7 +100,7 @@ def say(line: str) -> None:
     """Tells a person, or a journal, as it happens; what is done does not depend on who listens."""
     try:
         print(line, flush=True)
-    except (OSError, AttributeError):  # nobody reads, the disk is full, or there is no stdout
+    except OSError:  # nobody reads, or the disk is full
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 

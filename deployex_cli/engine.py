@@ -102,12 +102,18 @@ class Engine:
             self.state = self._with_ghost(deployment.target, recovery.ghost)
         self.run(recovery.steps)
 
+    def recover_for_another(self, recovery: Recovery) -> RollbackFailed | None:
+        """As `recover`, for one who may have another version: the way out of a failed rollback."""
+        try:
+            self.recover(recovery)
+        except RollbackFailed as error:
+            return error
+        return None
+
     def fetch(self, target: Release) -> OnDisk:
         """Puts the release on disk and points `new` to it, all of it or nothing."""
         with self._interrupts, undoing():
-            release = self.obtain(target)
-            releases.point(self.app.paths, "new", release.folder)
-        return release
+            return self._put_in_new(target)
 
     def save(self, state: State, entry: dict[str, Any] | None = None) -> None:
         """Makes `state` the one on disk, and `entry` one of the history.
@@ -205,8 +211,7 @@ class Engine:
 
     def _unpack(self) -> None:
         deployment = self._deployment
-        release = self.obtain(deployment.target)
-        releases.point(self.app.paths, "new", release.folder)
+        release = self._put_in_new(deployment.target)
         known = as_release(release)
         target = known._replace(hash=deployment.target.hash or known.hash)
         self.state = self.state._replace(deployment=deployment._replace(target=target))
@@ -376,6 +381,11 @@ class Engine:
         self._say(f"{self.app.name}: unpacks {self._store.package_address(target.version)}")
         with self._store.open_package(target.version) as package:
             return install(self.app, disk, package, target, self._lock.fileno())
+
+    def _put_in_new(self, target: Release) -> OnDisk:
+        release = self.obtain(target)
+        releases.point(self.app.paths, "new", release.folder)
+        return release
 
     def _remove_leftover(self, path: str) -> None:
         if os.path.isdir(path) and not os.path.islink(path):

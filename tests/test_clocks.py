@@ -39,8 +39,7 @@ from deployex_cli.core.state import (
 )
 from deployex_cli.layout.lock import AppLock
 from deployex_cli.storage import open_store
-from tests.test_two_at_once import is_whole, put
-from tests.tiny import DEAF, EXITS, TinyWorld, is_alive, shell
+from tests.tiny import EXITS, TinyWorld, amid_the_stop, is_alive, is_whole, put, shell
 from tests.world import Ran, eventually
 
 # `deployex`, from its first line on at the time of day that the file $TEST_CLOCK says
@@ -173,11 +172,7 @@ def test_what_was_interrupted_before_the_clock_was_set_is_finished_after_it(
     tiny: TinyWorld, hours: float
 ) -> None:
     tiny.configure('stop_timeout = "1s"\nmin_healthy_time = "1h"')
-    tiny.roll_out("0.1.0", DEAF)
-    eventually((tiny.work / "deaf").exists)
-    put(tiny, "0.1.1")
-    check = tiny.begin("check")
-    tiny.until("STOPPING")
+    check = amid_the_stop(tiny)
     check.kill()
     check.communicate()
     # the lock died with the check, and the supervisor goes on with the stop
@@ -395,11 +390,7 @@ def test_a_reboot_in_the_middle_of_the_switch_is_finished_in_another_time(
     tiny: TinyWorld, hours: float
 ) -> None:
     tiny.configure('min_healthy_time = "1h"')
-    tiny.roll_out("0.1.0", DEAF)
-    eventually((tiny.work / "deaf").exists)
-    put(tiny, "0.1.1")
-    check = tiny.begin("check")
-    tiny.until("STOPPING")
+    check = amid_the_stop(tiny)
     reboot(tiny)
     check.communicate()
     supervise_at(tiny, hours, "RUNNING")

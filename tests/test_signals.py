@@ -20,15 +20,17 @@ from typing import NamedTuple
 
 import pytest
 
-from tests.test_two_at_once import is_whole, put
 from tests.tiny import (
     DEAF,
     EXITS,
     SLEEPS,
     TinyWorld,
+    amid_the_stop,
     answer_on,
     is_alive,
+    is_whole,
     proc_status,
+    put,
     shell,
     tarball,
 )
@@ -202,11 +204,7 @@ def test_during_the_stop_of_a_deaf_app_the_deployment_is_finished(
     tiny: TinyWorld, number: signal.Signals
 ) -> None:
     tiny.configure('stop_timeout = "500ms"')
-    tiny.roll_out("0.1.0", DEAF)
-    eventually((tiny.work / "deaf").exists)
-    put(tiny, "0.1.1")
-    check = tiny.begin("check")
-    tiny.until("STOPPING")
+    check = amid_the_stop(tiny)
     check.send_signal(number)
     check.send_signal(TERM if number is INT else INT)
     ran = ended(check)
@@ -218,11 +216,7 @@ def test_during_the_stop_of_a_deaf_app_the_deployment_is_finished(
 @both
 def test_during_the_start_it_is_finished(tiny: TinyWorld, number: signal.Signals) -> None:
     tiny.configure('stop_timeout = "1s"')
-    tiny.roll_out("0.1.0", DEAF)
-    eventually((tiny.work / "deaf").exists)
-    put(tiny, "0.1.1")
-    check = tiny.begin("check")
-    tiny.until("STOPPING")
+    check = amid_the_stop(tiny)
     # the supervisor reads the configuration at the start, and waits there for who writes it
     text = tiny.config.read_text()
     tiny.config.unlink()

@@ -16,7 +16,7 @@ from collections import Counter
 
 import pytest
 
-from tests.tiny import SLEEPS, TinyWorld, is_alive, shell, tarball
+from tests.tiny import SLEEPS, TinyWorld, is_alive, is_whole, put, shell, tarball
 from tests.world import Ran, eventually
 
 LOCKED = 75
@@ -71,22 +71,6 @@ def codes(ended: list[Ran]) -> list[int]:
     return [ran.code for ran in ended]
 
 
-def is_whole(tiny: TinyWorld, version: str | None) -> None:
-    """One app runs that version (None: no app runs), one supervisor sees to it, nothing is left."""
-    supervisor = eventually(lambda: is_alive(tiny.supervisor()) and tiny.supervisor())
-    if version is None:
-        assert tiny.until("STOPPED")["app"] is None
-        expected = {supervisor}
-    else:
-        record = tiny.until("RUNNING")
-        assert (record["version"], tiny.link("current")) == (version, version)
-        expected = {supervisor, record["app"][0]}
-    # one that was refused may still be on its way out
-    eventually(lambda: set(tiny.processes()) == expected)
-    assert tiny.link("new") is None
-    assert tiny.leftovers() == []
-
-
 def history(tiny: TinyWorld) -> list[tuple[str, str]]:
     """(event, version) of each entry, from the file: faster than the command."""
     lines = (tiny.root / "var/state/tiny.history.jsonl").read_text().splitlines()
@@ -96,15 +80,6 @@ def history(tiny: TinyWorld) -> list[tuple[str, str]]:
 def events(tiny: TinyWorld, version: str | None = None) -> Counter[str]:
     """How often the history tells of each event, of that version or of all."""
     return Counter(event for event, of in history(tiny) if version in (None, of))
-
-
-def put(tiny: TinyWorld, version: str, script: str = SLEEPS) -> None:
-    """Publishes by hand, as other tools may: far faster than the command, which is not at trial."""
-    tiny.dist.mkdir(parents=True, exist_ok=True, mode=0o700)
-    tiny.manifest.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    package = tarball(tiny.dist / f"tiny-{version}.tar.gz", "tiny", version, script)
-    digest = hashlib.sha256(package.read_bytes()).hexdigest()
-    tiny.manifest.write_text(json.dumps({"version": version, "hash": "", "sha256": digest}))
 
 
 # --- checks -------------------------------------------------------------------------------------

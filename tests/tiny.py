@@ -8,6 +8,7 @@ the test's own child.
 from __future__ import annotations
 
 import gzip
+import hashlib
 import io
 import json
 import os
@@ -235,6 +236,41 @@ class TinyWorld(World):
             for process in self._begun:
                 process.kill()
                 process.wait()
+
+
+def is_whole(tiny: TinyWorld, version: str | None) -> None:
+    """One app runs that version (None: no app runs), one supervisor sees to it, nothing is left."""
+    supervisor = eventually(lambda: is_alive(tiny.supervisor()) and tiny.supervisor())
+    if version is None:
+        assert tiny.until("STOPPED")["app"] is None
+        expected = {supervisor}
+    else:
+        record = tiny.until("RUNNING")
+        assert (record["version"], tiny.link("current")) == (version, version)
+        expected = {supervisor, record["app"][0]}
+    # one that was refused may still be on its way out
+    eventually(lambda: set(tiny.processes()) == expected)
+    assert tiny.link("new") is None
+    assert tiny.leftovers() == []
+
+
+def put(tiny: TinyWorld, version: str, script: str = SLEEPS) -> None:
+    """Publishes by hand, as other tools may: far faster than the command, which is not at trial."""
+    tiny.dist.mkdir(parents=True, exist_ok=True, mode=0o700)
+    tiny.manifest.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    package = tarball(tiny.dist / f"tiny-{version}.tar.gz", "tiny", version, script)
+    digest = hashlib.sha256(package.read_bytes()).hexdigest()
+    tiny.manifest.write_text(json.dumps({"version": version, "hash": "", "sha256": digest}))
+
+
+def amid_the_stop(tiny: TinyWorld) -> subprocess.Popen[str]:
+    """A check of 0.1.1 over a deaf 0.1.0, which the supervisor has just told to end."""
+    tiny.roll_out("0.1.0", DEAF)
+    eventually((tiny.work / "deaf").exists)
+    put(tiny, "0.1.1")
+    check = tiny.begin("check")
+    tiny.until("STOPPING")
+    return check
 
 
 def answer_on(connection: socket.socket) -> Any:

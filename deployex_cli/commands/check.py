@@ -144,11 +144,8 @@ def _recover(
     recovery: Recovery,
     say: Say,
 ) -> tuple[State, Facts, RollbackFailed | None]:
-    engine, failed = _engine(config, app, lock, store, say), None
-    try:
-        engine.recover(recovery)
-    except RollbackFailed as error:  # another version, if one is published, is the way out
-        failed = error
+    engine = _engine(config, app, lock, store, say)
+    failed = engine.recover_for_another(recovery)
     return engine.state, engine.facts(), failed
 
 

@@ -13,7 +13,7 @@ from deployex_cli.commands.steps import check_version
 from deployex_cli.config import AppConfig, Config
 from deployex_cli.core import plan
 from deployex_cli.core.recovery import recover
-from deployex_cli.errors import DeployexError, NotFound, Refused, RollbackFailed
+from deployex_cli.errors import DeployexError, NotFound, Refused
 from deployex_cli.result import Result
 
 
@@ -22,12 +22,8 @@ def rollback(config: Config, app: AppConfig, version: str | None, say: Say) -> R
     if version is not None:
         check_version(version)
     with locked_engine(config, app, "deployex rollback", say) as engine:
-        recovery, failed = recover(engine.state, engine.facts()), None
-        if recovery.steps:
-            try:
-                engine.recover(recovery)
-            except RollbackFailed as error:  # another version is the way out
-                failed = error
+        recovery = recover(engine.state, engine.facts())
+        failed = engine.recover_for_another(recovery) if recovery.steps else None
         try:
             due = plan.rollback(engine.state, engine.facts(), version, time.time())
         except (NotFound, Refused) as error:

@@ -59,11 +59,10 @@ def write_file(path: str, data: bytes, *, mode: int = 0o600, durable: bool = Tru
         os.fchmod(descriptor, mode)
         if durable:
             os.fsync(descriptor)
-    except OSError as error:
+    except BaseException as error:
         os.unlink(unfinished)
-        raise OSError(error.errno, error.strerror, path) from None  # of a write it names no file
-    except BaseException:
-        os.unlink(unfinished)
+        if isinstance(error, OSError):  # of a write it names no file
+            raise OSError(error.errno, error.strerror, path) from None
         raise
     finally:
         os.close(descriptor)

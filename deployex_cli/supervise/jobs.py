@@ -15,7 +15,7 @@ from deployex_cli.config import AppConfig
 from deployex_cli.supervise import procfs
 from deployex_cli.supervise.command import Command, app_environment, script
 from deployex_cli.supervise.server import Client
-from deployex_cli.supervise.spawn import spawn
+from deployex_cli.supervise.spawn import send, spawn
 
 
 def problem_of(app: AppConfig, request: dict[str, Any], lock: int | None) -> str | None:
@@ -100,18 +100,11 @@ class Job:
             spared, lock = self._spared(), os.fstat(self._lock)
             for pid, _ in procfs.descendants(os.getpid()):
                 if pid not in spared and procfs.has_open(pid, lock):
-                    _kill(os.kill, pid)
+                    send(signal.SIGKILL, pid)
             os.close(self._lock)
             self._lock = None
 
     def _end(self, reason: str) -> None:
         self._stopped = reason
         if self.pid is not None:
-            _kill(os.killpg, self.pid)
-
-
-def _kill(how: Callable[[int, int], None], pid: int) -> None:
-    try:
-        how(pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
+            send(signal.SIGKILL, self.pid, os.killpg)

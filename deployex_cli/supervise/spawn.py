@@ -60,6 +60,14 @@ def spawn(
     return pid
 
 
+def send(number: int, pid: int, how: Callable[[int, int], None] = os.kill) -> None:
+    """Sends a signal; nothing happens when the process is gone, or another user's."""
+    try:
+        how(pid, number)
+    except OSError:
+        return
+
+
 def open_log(path: str) -> int:
     """A log file, made if it is missing, never truncated, for us alone; its descriptor.
 

@@ -30,7 +30,7 @@ from deployex_cli.supervise.control import notify
 from deployex_cli.supervise.jobs import Job, problem_of
 from deployex_cli.supervise.record import Record, lives, read_record, write_record
 from deployex_cli.supervise.server import Client, ControlServer
-from deployex_cli.supervise.spawn import spawn
+from deployex_cli.supervise.spawn import send, spawn
 
 RESEND_SECONDS = 2.0  # a VM in mid-reboot loses a SIGTERM: it is sent again
 LEFTOVER_SECONDS = 0.5  # what the app left behind gets SIGTERM, and this long
@@ -343,10 +343,7 @@ class Supervisor:
         self._say(f"{self._app.name} did not end in {self._app.stop_timeout:g} s: SIGKILL")
         self._send(signal.SIGKILL)
         if self._record.app is not None and self._pidfd is None:
-            try:
-                os.killpg(self._record.app[0], signal.SIGKILL)
-            except ProcessLookupError:
-                pass
+            send(signal.SIGKILL, self._record.app[0], os.killpg)
 
     def _send(self, number: int) -> None:
         app = self._record.app
@@ -440,7 +437,7 @@ class Supervisor:
             self._kill(left)  # children of what was killed have become ours
         elif "leftovers" not in self._timers:
             for pid in left:
-                _signal(pid, signal.SIGTERM)
+                send(signal.SIGTERM, pid)
             self._after("leftovers", LEFTOVER_SECONDS, self._kill_leftovers)
 
     def _kill_leftovers(self) -> None:
@@ -453,7 +450,7 @@ class Supervisor:
                 self._killed.add(pid)
                 self._say(f"{self._app.name} left {procfs.name(pid)} (pid {pid}) behind: SIGKILL")
                 self._after("unkillable", UNKILLABLE_SECONDS, self._give_up_leftovers)
-                _signal(pid, signal.SIGKILL)
+                send(signal.SIGKILL, pid)
 
     def _give_up_leftovers(self) -> None:
         self._say(f"{self._leftovers()} cannot be killed; goes on without waiting for them")
@@ -590,13 +587,6 @@ class Supervisor:
             print(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line}", file=sys.stderr, flush=True)
         except OSError:
             pass  # nobody reads it, or the disk is full
-
-
-def _signal(pid: int, number: int) -> None:
-    try:
-        os.kill(pid, number)
-    except OSError:
-        pass  # gone, or another user's
 
 
 def _in_words(status: int | None) -> str:
