@@ -16,6 +16,7 @@ from deployex_cli.supervise.control import MAX_LINE
 MAX_CLIENTS = 64  # one more, and the one that was to be dropped first is
 PATIENCE_SECONDS = 10.0  # how long a client may take to say what it wants
 _BACKLOG = 64
+_BLOCK = 4096  # bytes that are read at a time
 _CREDENTIALS = struct.Struct("3i")  # struct ucred, unix(7): pid, uid, gid
 
 
@@ -138,7 +139,7 @@ class ControlServer:
 
     def _hear(self, client: Client) -> None:
         try:
-            data, descriptors, _, _ = socket.recv_fds(client.connection, 4096, 1)
+            data, descriptors, _, _ = socket.recv_fds(client.connection, _BLOCK, 1)
         except BlockingIOError:
             return
         for descriptor in descriptors:  # recv_fds of Python 3.11 knows no flags
@@ -169,10 +170,20 @@ class ControlServer:
             sent = 0
         client.unsent = client.unsent[sent:]
         if not client.unsent:
+            self._ignore_the_rest(client)
             self._drop(client)
         else:
             client.deadline = self._clock() + PATIENCE_SECONDS
             self._poller.modify(client.connection.fileno(), select.EPOLLOUT)
+
+    def _ignore_the_rest(self, client: Client) -> None:
+        """Reads what was said beyond the request: closed with that unread, the answer is lost."""
+        try:
+            for _ in range(MAX_LINE // _BLOCK):
+                if not client.connection.recv(_BLOCK):
+                    return
+        except OSError:
+            return  # all is read, or it has gone
 
     def _drop(self, client: Client) -> None:
         if not client.open:
