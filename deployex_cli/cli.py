@@ -67,9 +67,13 @@ def _finish(
     debug: bool,
     work: Callable[[Config], Result],
 ) -> NoReturn:
-    """Runs `work`, renders what comes of it, and exits."""
+    """Runs `work` with the configuration, renders what comes of it, and exits."""
+    _conclude(command, as_json, debug, lambda: work(load_config(config_file, os.environ)))
+
+
+def _conclude(command: str, as_json: bool, debug: bool, work: Callable[[], Result]) -> NoReturn:
     try:
-        result = work(load_config(config_file, os.environ))
+        result = work()
     except BrokenPipeError:
         raise  # main's: whoever read our output has gone
     except (DeployexError, OSError) as error:
@@ -317,6 +321,27 @@ def publish(
             say=_say(json),
         ),
     )
+
+
+tls = typer.Typer(help="Certificates for Erlang's distribution over TLS.", no_args_is_help=True)
+app.add_typer(tls, name="tls")
+# 27 months: nothing here can be revoked, so a stolen key must end by itself; renewing is rare
+TLS_DAYS = 825
+
+
+@tls.command("init")
+def tls_init(
+    folder: Annotated[str, typer.Argument(metavar="DIR", show_default=False)],
+    days: Annotated[
+        int, typer.Option("--days", metavar="N", min=1, max=36500, help="How long they are valid.")
+    ] = TLS_DAYS,
+    json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Make a CA, a certificate and inet_tls.conf in DIR, and say where they go."""
+    from deployex_cli.commands.tls import init
+
+    _conclude("tls init", json, debug, lambda: init(folder, days, time.time()))
 
 
 @app.command()
