@@ -9,7 +9,12 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from deployex_cli.core.names import app_name_problem, environment_problem, node_problem
+from deployex_cli.core.names import (
+    app_name_problem,
+    environment_problem,
+    host_problem,
+    node_problem,
+)
 from deployex_cli.errors import ConfigError
 
 DEFAULT_FILE = "/etc/deployex/deployex.toml"
@@ -72,6 +77,15 @@ class AppConfig(NamedTuple):
     pre_command_timeout: float  # seconds
     max_entries: int
     max_unpacked: int  # bytes
+    distribution: str  # "auto", or "none": nobody asks the node
+    dist_port: int | None  # of a node without epmd
+    connect_host: str | None  # where the node is, when not under its own host name
+    epmd_port: int | None
+    cookie_file: str | None
+    tls_ca: str | None
+    tls_cert: str | None
+    tls_key: str | None
+    on_upgrade_failure: str  # "full" or "ghost"
     environment: str
     paths: AppPaths
 
@@ -168,6 +182,21 @@ def _cookie(value: Any) -> str:
     return cookie
 
 
+def _port(value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 < value < 65536:
+        raise ValueError("must be a port, 1 to 65535")
+    return value
+
+
+def _one_of(*words: str) -> Callable[[Any], str]:
+    def check(value: Any) -> str:
+        if value not in words:
+            raise ValueError("must be " + " or ".join(f'"{word}"' for word in words))
+        return str(value)
+
+    return check
+
+
 def _variables(value: Any) -> tuple[tuple[str, str], ...]:
     if not isinstance(value, dict):
         raise ValueError('must be a table, such as { PORT = "4000" }')
@@ -203,6 +232,15 @@ _APP: dict[str, Callable[[Any], Any]] = {
     "pre_command_timeout": parse_duration,
     "max_entries": _count,
     "max_unpacked": _size,
+    "distribution": _one_of("auto", "none"),
+    "dist_port": _port,
+    "connect_host": _ruled(host_problem),
+    "epmd_port": _port,
+    "cookie_file": _path,
+    "tls_ca": _path,
+    "tls_cert": _path,
+    "tls_key": _path,
+    "on_upgrade_failure": _one_of("full", "ghost"),
 }
 _APP_DEFAULTS: dict[str, Any] = {
     "language": "elixir",
@@ -214,6 +252,15 @@ _APP_DEFAULTS: dict[str, Any] = {
     "pre_command_timeout": 600.0,
     "max_entries": 100_000,
     "max_unpacked": 4 * 2**30,
+    "distribution": "auto",
+    "dist_port": None,
+    "connect_host": None,
+    "epmd_port": None,
+    "cookie_file": None,
+    "tls_ca": None,
+    "tls_cert": None,
+    "tls_key": None,
+    "on_upgrade_failure": "full",
 }
 SECRETS = frozenset({"cookie"})
 

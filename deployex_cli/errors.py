@@ -142,6 +142,125 @@ class PreCommandFailed(DeployexError):
     code = "pre_command_failed"
 
 
+class NotUpgradable(DeployexError):
+    """The package cannot take over in the running VM; nothing that serves was changed.
+
+    `reason` is one of strategy.py's codes.
+    """
+
+    code = "not_upgradable"
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class ProviderFailed(DeployexError):
+    """The new version's runtime configuration cannot be resolved; nothing was installed."""
+
+    code = "provider_failed"
+
+
+class InstallFailed(DeployexError):
+    """install_release failed: the old code may run with the new version's configuration."""
+
+    code = "install_failed"
+
+
+class NodeError(DeployexError):
+    """The running node could not be asked, or answered that it could not."""
+
+    code = "node"
+
+
+class NodeUnreachable(NodeError):
+    """Nothing was asked, and nothing is known of the node: neither success nor failure."""
+
+    code = "node_unreachable"
+
+
+class EpmdDown(NodeUnreachable):
+    """Nobody answers at the port mapper's port."""
+
+    code = "epmd_down"
+
+
+class NodeNotRegistered(NodeUnreachable):
+    """The port mapper knows no node of that name."""
+
+    code = "node_not_registered"
+
+
+class ConnectionRefused(NodeUnreachable):
+    """Nobody listens at the node's distribution port, or the node turned us away."""
+
+    code = "node_connection_refused"
+
+
+class NodeTimeout(NodeUnreachable):
+    """No connection in time; nothing was asked."""
+
+    code = "node_timeout"
+
+
+class NodeProtocolError(NodeUnreachable):
+    """The peer does not speak the distribution protocol as we know it, or is another node."""
+
+    code = "node_protocol"
+
+
+class OtherNode(NodeUnreachable):
+    """Another node than the one that was meant answers there."""
+
+    code = "node_other"
+
+
+class LostBefore(NodeUnreachable):
+    """The connection was gone before the call was sent: it does not run on the node."""
+
+    code = "node_lost_before"
+
+
+class WrongCookie(NodeUnreachable):
+    """The node and we do not have the same cookie, or we have none."""
+
+    code = "wrong_cookie"
+
+
+class TlsRefused(NodeUnreachable):
+    """A certificate or key is missing, expired, or not of the authority that the other trusts."""
+
+    code = "tls_refused"
+
+
+class LostAfter(NodeError):
+    """The call was sent and no answer came: nobody knows whether it ran, or still runs."""
+
+    code = "node_lost_after"
+
+
+class CallTimeout(LostAfter):
+    """The answer did not come in time; the call goes on on the node."""
+
+    code = "node_call_timeout"
+
+
+class BadTerm(NodeError):
+    """What should be sent is no Erlang term, or what came is none that we read."""
+
+    code = "bad_term"
+
+
+class BadRpc(NodeError):
+    """The call ran and failed; `reason` is the term that the node gives for it."""
+
+    code = "badrpc"
+
+    def __init__(self, message: str, reason: object) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
 class StoreUnreachable(DeployexError):
     """The release store did not answer; nothing was changed, the next check tries again."""
 

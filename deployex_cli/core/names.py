@@ -53,7 +53,13 @@ def node_problem(node: str) -> str | None:
     """What is wrong with a node's name (short, or name@host), as the end of a sentence, or None."""
     name, at, host = node.partition("@")
     good_name = 1 <= len(name) <= 64 and _NODE.issuperset(name)
-    good_host = not at or (1 <= len(host) <= 255 and _HOST.issuperset(host))
-    if good_name and good_host:
+    if good_name and (not at or host_problem(host) is None):
         return None
     return 'must be a short name such as "myapp", or a long one such as "myapp@10.0.0.5"'
+
+
+def host_problem(host: str) -> str | None:
+    """What is wrong with a host's name or address, as the end of a sentence, or None."""
+    if 1 <= len(host) <= 255 and _HOST.issuperset(host):
+        return None
+    return 'must be a host name or an address, such as "app.example.org" or "10.0.0.5"'
