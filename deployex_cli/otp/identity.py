@@ -62,7 +62,7 @@ def target_of(app: AppConfig, pid: int, environ: Mapping[str, str]) -> Target:
 
     Raises WrongCookie when a file that should hold the cookie cannot be used.
     """
-    flags = _flags(_read(f"/proc/{pid}/cmdline").split(b"\0"))
+    flags = _flags(_read(f"/proc/{pid}/cmdline").removesuffix(b"\0").split(b"\0"))
     theirs = _variables(_read(f"/proc/{pid}/environ"))
     name, exact = _name(app, flags)
     host = app.connect_host or name.partition("@")[2]
@@ -72,7 +72,9 @@ def target_of(app: AppConfig, pid: int, environ: Mapping[str, str]) -> Target:
         name=name,
         exact=exact,
         hosts=hosts,
-        cookie=_cookie_on(flags) or configured_cookie(app, environ) or _cookie_at_home(theirs),
+        cookie=_cookie_on(flags)
+        or configured_cookie(app, environ)
+        or _cookie_at_home(flags, theirs),
         epmd_port=_first(
             app.epmd_port,
             _port(_value(flags, b"epmd_port")),
@@ -181,9 +183,11 @@ def _first(*ports: int | None) -> int | None:
 # --- cookies ------------------------------------------------------------------------------------
 
 
-def _cookie_at_home(theirs: Mapping[bytes, bytes]) -> Cookie | None:
+def _cookie_at_home(
+    flags: dict[bytes, list[list[bytes]]], theirs: Mapping[bytes, bytes]
+) -> Cookie | None:
     """What the VM itself reads where nobody gives it a cookie, auth(3)."""
-    home = os.fsdecode(theirs.get(b"HOME", b""))
+    home = os.fsdecode(_value(flags, b"home") or theirs.get(b"HOME", b""))
     if not home:
         return None
     settings = os.fsdecode(theirs.get(b"XDG_CONFIG_HOME", b"")) or f"{home}/.config"
