@@ -8,13 +8,21 @@ from pathlib import Path
 import pytest
 
 from deployex_cli.layout.otp_files import (
+    HELD,
     RELEASES,
     START_ERL,
+    Held,
+    Holdings,
     StartErl,
+    boots,
     keep_copies,
+    make_boot,
     mend,
     parse_start_erl,
+    read_holdings,
     releases_term,
+    renew_copies,
+    write_holdings,
     write_releases,
 )
 
@@ -53,11 +61,16 @@ def test_start_erl_names_the_runtime_and_the_version(raw: bytes, found: StartErl
     ],
 )
 def test_a_library_splits_at_its_first_dash(folder: str, entry: str) -> None:
-    assert entry in releases_term("counter", BOOTS, [folder])
+    assert entry in term(folder)
 
 
 def test_what_has_no_version_in_its_name_is_no_library() -> None:
-    assert "readme" not in releases_term("counter", BOOTS, ["readme", "kernel-9.2"])
+    assert "readme" not in term("readme", "kernel-9.2")
+
+
+def term(*libraries: str) -> str:
+    held = Held(BOOTS.version, BOOTS.erts, libraries)
+    return releases_term("counter", [held], BOOTS.version)
 
 
 def release(folder: Path, *libraries: str) -> str:
@@ -151,7 +164,7 @@ def test_what_is_whole_stays_as_it_is_though_a_hot_upgrade_has_changed_it(placed
     assert mend(str(placed)) == []
     (placed / "releases/1.3.0").mkdir()
     (placed / START_ERL).write_text("15.2 1.3.0\n")
-    (placed / RELEASES).write_text(releases_term("counter", StartErl("15.2", "1.3.0"), ["a-1"]))
+    (placed / RELEASES).write_text(releases_term("x", [Held("1.3.0", "15.2", ("a-1",))], "1.3.0"))
     before = (placed / RELEASES).read_bytes()
     assert mend(str(placed)) == []
     assert (placed / RELEASES).read_bytes() == before
