@@ -335,13 +335,21 @@ def tls_init(
     days: Annotated[
         int, typer.Option("--days", metavar="N", min=1, max=36500, help="How long they are valid.")
     ] = TLS_DAYS,
+    host: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--host",
+            metavar="NAME",
+            help="What stands behind the @ of nodes elsewhere, or of long names; may be repeated.",
+        ),
+    ] = None,
     json: JsonOption = False,
     debug: DebugOption = False,
 ) -> None:
     """Make a CA, a certificate and inet_tls.conf in DIR, and say where they go."""
     from deployex_cli.commands.tls import init
 
-    _conclude("tls init", json, debug, lambda: init(folder, days, time.time()))
+    _conclude("tls init", json, debug, lambda: init(folder, days, time.time(), host or ()))
 
 
 @app.command()

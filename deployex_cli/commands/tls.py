@@ -10,7 +10,7 @@ import fcntl
 import os
 import pwd
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, NamedTuple
@@ -31,6 +31,7 @@ _DAY = 86400
 _EARLIER = 300  # seconds: another host's clock may be behind
 # the path stands in Erlang text and on a command line that a shell splits into words
 _PLAIN_PATH = re.compile(r"/[A-Za-z0-9_./+@-]*", re.ASCII)
+_HOST = re.compile(r"[A-Za-z0-9_:.-]{1,253}", re.ASCII)
 _STAGING, _DONE = ".tls.tmp", ".tls-done.tmp"
 
 
@@ -41,11 +42,13 @@ class Pair(NamedTuple):
     key: bytes
 
 
-def init(folder: str, days: int, now: float) -> Result:
+def init(folder: str, days: int, now: float, more_hosts: Sequence[str] = ()) -> Result:
     """Makes the files in `folder`, which is made too (0700). `now`: seconds since the epoch.
 
-    Raises ConfigError for a path that cannot be written down, Refused when one of the files is
-    there, UnsafeFolder when somebody else may write to the folder, Locked.
+    `more_hosts`: what stands behind the @ of nodes, besides this machine's own names.
+
+    Raises ConfigError for a path or host that cannot be written down, Refused when one of the files
+    is there, UnsafeFolder when somebody else may write to the folder, Locked.
     """
     folder = os.path.abspath(folder)
     if not _PLAIN_PATH.fullmatch(folder):
@@ -53,6 +56,10 @@ def init(folder: str, days: int, now: float) -> Result:
             f"{folder!r}: the path will stand in Erlang's options and on a command line, so it may"
             " hold only letters, digits and / _ . + @ -"
         )
+    for host in more_hosts:
+        if not _HOST.fullmatch(host):
+            raise ConfigError(f"{host!r} is no name or address of a host")
+    hosts = tuple(dict.fromkeys((*own_names(), *more_hosts)))
     files.trusted_folder(folder)
     found = os.stat(folder)
     if found.st_uid != os.geteuid():  # root's: trusted, but what we make there would be ours
@@ -68,7 +75,7 @@ def init(folder: str, days: int, now: float) -> Result:
                 " choose another folder"
             )
         until = now + days * _DAY
-        ca, pair = make_certificates(now - _EARLIER, until)
+        ca, pair = make_certificates(hosts, now - _EARLIER, until)
         contents = {
             CA: (ca.certificate, 0o644),
             CA_KEY: (ca.key, 0o600),
@@ -77,17 +84,26 @@ def init(folder: str, days: int, now: float) -> Result:
             OPTIONS: (options_text(folder).encode(), 0o644),
         }
         _put_together(folder, contents)
-    return _told(folder, until)
+    return _told(folder, hosts, until)
 
 
 # --- certificates -------------------------------------------------------------------------------
 
 
-def make_certificates(not_before: float, not_after: float) -> tuple[Pair, Pair]:
+def own_names() -> tuple[str, ...]:
+    """What may stand behind the @ of a node on this machine, without asking a resolver."""
+    name = os.uname().nodename
+    return name, name.partition(".")[0], "localhost", "127.0.0.1"
+
+
+def make_certificates(
+    hosts: Sequence[str], not_before: float, not_after: float
+) -> tuple[Pair, Pair]:
     """(CA, certificate that it signed), valid between two times in seconds since the epoch.
 
     EC P-256, which every OTP release takes with TLS 1.2 and 1.3. The one certificate is for both
-    sides of a connection (extended key usage: RFC 5280, 4.2.1.12).
+    sides of a connection (extended key usage: RFC 5280, 4.2.1.12) and names the hosts, for a node
+    that connects to another compares them (OTP 25 whatever its options are).
     """
     from cryptography import x509
     from cryptography.hazmat.primitives.asymmetric import ec
@@ -98,9 +114,9 @@ def make_certificates(not_before: float, not_after: float) -> tuple[Pair, Pair]:
     # its name differs from every other CA's: OpenSSL looks an issuer up by name
     ca_name = _name(f"deployex distribution CA {os.urandom(8).hex()}")
     both_sides = [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
-    usage = x509.ExtendedKeyUsage(both_sides)
-    ca = _certificate(ca_name, ca_key, ca_name, ca_key, period, None)
-    leaf = _certificate(_name("deployex"), key, ca_name, ca_key, period, usage)
+    extensions = (x509.ExtendedKeyUsage(both_sides), _alternative_names(hosts))
+    ca = _certificate(ca_name, ca_key, ca_name, ca_key, period, ())
+    leaf = _certificate(_name("deployex"), key, ca_name, ca_key, period, extensions)
     return Pair(ca, _pem(ca_key)), Pair(leaf, _pem(key))
 
 
@@ -111,19 +127,34 @@ def _name(common_name: str) -> x509.Name:
     return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
 
 
+def _alternative_names(hosts: Sequence[str]) -> x509.SubjectAlternativeName:
+    """The hosts; an address also as a name, for so it stands in a node's name and is compared."""
+    from ipaddress import ip_address
+
+    from cryptography import x509
+
+    names: list[x509.GeneralName] = [x509.DNSName(host) for host in hosts]
+    for host in hosts:
+        try:
+            names.append(x509.IPAddress(ip_address(host)))
+        except ValueError:
+            continue
+    return x509.SubjectAlternativeName(names)
+
+
 def _certificate(
     subject: x509.Name,
     key: PrivateKey,
     issuer: x509.Name,
     issuer_key: PrivateKey,
     period: tuple[datetime, datetime],
-    usage: x509.ExtendedKeyUsage | None,
+    extensions: tuple[x509.ExtensionType, ...],
 ) -> bytes:
-    """A certificate as PEM; without a `usage` it is a CA's."""
+    """A certificate as PEM; without `extensions` of its own it is a CA's."""
     from cryptography import x509
     from cryptography.hazmat.primitives import hashes, serialization
 
-    is_ca = usage is None
+    is_ca = not extensions
     key_usage = x509.KeyUsage(
         digital_signature=not is_ca,
         key_cert_sign=is_ca,
@@ -151,8 +182,8 @@ def _certificate(
             critical=False,
         )
     )
-    if usage is not None:
-        builder = builder.add_extension(usage, critical=False)
+    for extension in extensions:
+        builder = builder.add_extension(extension, critical=False)
     signed = builder.sign(issuer_key, hashes.SHA256())
     return signed.public_bytes(serialization.Encoding.PEM)
 
@@ -173,8 +204,8 @@ def _pem(key: PrivateKey) -> bytes:
 def options_text(folder: str) -> str:
     """inet_tls.conf: what `-ssl_dist_optfile` reads (Using TLS for Erlang Distribution).
 
-    fail_if_no_peer_cert: without it OTP 25 lets in who shows no certificate. The client does not
-    compare the host's name: whoever has a certificate of this CA is meant.
+    fail_if_no_peer_cert: without it OTP 25 lets in who shows no certificate. Whoever has the
+    certificate is meant, on whatever host: where OTP lets us, the name is not compared.
     """
     shared = f"""{{certfile, "{folder}/{CERTIFICATE}"}},
    {{keyfile, "{folder}/{KEY}"}},
@@ -191,7 +222,7 @@ def options_text(folder: str) -> str:
 """
 
 
-def _told(folder: str, until: float) -> Result:
+def _told(folder: str, hosts: tuple[str, ...], until: float) -> Result:
     """What was made, and what to do with it."""
     words = f"-proto_dist inet_tls -ssl_dist_optfile {folder}/{OPTIONS}"
     env_sh = f'export ELIXIR_ERL_OPTIONS="{words}"'
@@ -205,6 +236,7 @@ def _told(folder: str, until: float) -> Result:
         "folder": folder,
         "files": [f"{folder}/{name}" for name in FILES],
         "valid_until": iso(until),
+        "hosts": list(hosts),
         "user": user,
         "env_sh": env_sh,
         "erl_flags": words,
@@ -217,6 +249,7 @@ def _told(folder: str, until: float) -> Result:
         f"  {CERTIFICATE}, {KEY}: what the app's VM and deployex show each other",
         f"  {OPTIONS}: the VM's options",
         f"The keys are for user {user} alone, so the app's VM must run as {user} too.",
+        f"Made out for nodes whose names end in @ and one of {', '.join(hosts)}.",
         "",
         "Elixir, into the app's rel/env.sh.eex (and :ssl into extra_applications in mix.exs):",
         f"  {env_sh}",
