@@ -142,7 +142,7 @@ class AppProcess:
         return False
 
     def _stop_seconds(self) -> float:
-        return self._app.stop_timeout + _LEFTOVER_SECONDS
+        return 2 * self._app.stop_timeout + _LEFTOVER_SECONDS  # by the node, and by signals
 
 
 def _last_line(path: str) -> str:

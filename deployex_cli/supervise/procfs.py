@@ -55,11 +55,12 @@ def name(pid: int) -> str:
 
 def is_epmd(pid: int) -> bool:
     """Whether it is OTP's port mapper, by what it executes: a name can be given to oneself."""
-    try:
-        program = os.readlink(f"/proc/{pid}/exe").removesuffix(" (deleted)")
-    except OSError:
-        return False
-    return os.path.basename(program) == "epmd"
+    return _program(pid) == "epmd"
+
+
+def is_vm(pid: int) -> bool:
+    """Whether it is a BEAM: beam.smp, or one that was built to be debugged."""
+    return _program(pid).startswith("beam")
 
 
 def children(pid: int) -> list[int]:
@@ -107,6 +108,14 @@ def has_open(pid: int, file: os.stat_result) -> bool:
         except OSError:
             continue  # closed meanwhile
     return False
+
+
+def _program(pid: int) -> str:
+    """The name of the file that the process executes, or ""."""
+    try:
+        return os.path.basename(os.readlink(f"/proc/{pid}/exe").removesuffix(" (deleted)"))
+    except OSError:
+        return ""
 
 
 def _all() -> list[int]:

@@ -68,6 +68,16 @@ def send(number: int, pid: int, how: Callable[[int, int], None] = os.kill) -> No
         return
 
 
+def begin_anew(keep: set[int]) -> None:
+    """In a child that executes nothing: no handler, no session and no descriptor of its parent.
+
+    All signals are blocked when it is called, and are not any more when it returns.
+    """
+    _leave_parent()
+    _close_inherited({*keep})
+    signal.pthread_sigmask(signal.SIG_SETMASK, [])
+
+
 def open_log(path: str) -> int:
     """A log file, made if it is missing, never truncated, for us alone; its descriptor.
 
@@ -102,12 +112,7 @@ def _become(
     """In the child: never returns, never raises."""
     place = folder
     try:
-        signal.set_wakeup_fd(-1)
-        for handled in _ALL_SIGNALS - _FIXED:
-            # Python ignores SIGPIPE, a shell's background job SIGINT: exec would keep that
-            if signal.getsignal(handled) is not signal.SIG_DFL:
-                signal.signal(handled, signal.SIG_DFL)
-        os.setsid()
+        _leave_parent()
         os.chdir(folder)
         nothing = os.open(os.devnull, os.O_RDONLY)
         for descriptor, number in ((nothing, 0), (files[0], 1), (files[1], 2)):
@@ -127,6 +132,15 @@ def _become(
         os.write(report, f"0\0{place}\0{type(error).__name__}: {error}".encode()[:400])
     finally:
         os._exit(127)
+
+
+def _leave_parent() -> None:
+    signal.set_wakeup_fd(-1)
+    for handled in _ALL_SIGNALS - _FIXED:
+        # Python ignores SIGPIPE, a shell's background job SIGINT: exec would keep that
+        if signal.getsignal(handled) is not signal.SIG_DFL:
+            signal.signal(handled, signal.SIG_DFL)
+    os.setsid()
 
 
 def _close_inherited(but: set[int | None]) -> None:

@@ -28,11 +28,14 @@ from deployex_cli.supervise import procfs
 from deployex_cli.supervise.command import start_command, write_cookie_file
 from deployex_cli.supervise.control import notify
 from deployex_cli.supervise.jobs import Job, problem_of
+from deployex_cli.supervise.node_stop import ANSWER_SECONDS, TAKEN, begin_node_stop
 from deployex_cli.supervise.record import Record, lives, read_record, write_record
 from deployex_cli.supervise.server import Client, ControlServer
 from deployex_cli.supervise.spawn import send, spawn
 
-RESEND_SECONDS = 2.0  # a VM in mid-reboot loses a SIGTERM: it is sent again
+# a VM in mid-reboot loses a SIGTERM: it is sent again, but after the second that any VM may take
+RESEND_SECONDS = 1.5
+GRACE_SECONDS = 5.0  # from the SIGTERM behind a stop by the node, at most, to SIGKILL
 LEFTOVER_SECONDS = 0.5  # what the app left behind gets SIGTERM, and this long
 ORPHAN_SECONDS = 0.02  # how often to look whether what an adopted app left has ended
 RECORD_SECONDS = 1.0  # until a record that could not be written is tried again
@@ -77,6 +80,7 @@ class Supervisor:
         self._jobs: list[Job] = []
         self._helper: int | None = None  # a child that recovers what was interrupted
         self._start_after_helper = False
+        self._node_stop: int | None = None  # a child that asks the app's node to end
 
     # --- life -------------------------------------------------------------------------------
 
@@ -116,7 +120,8 @@ class Supervisor:
         self._say("ended")
 
     def _busy(self) -> bool:
-        return self._sweeping or bool(self._jobs) or self._helper is not None
+        children = (self._helper, self._node_stop)
+        return self._sweeping or bool(self._jobs) or children != (None, None)
 
     def _is_idle(self) -> bool:
         """Whether nothing is under way that only our memory knows of."""
@@ -331,16 +336,43 @@ class Supervisor:
             if self._pidfd is not None:
                 self._orphans = procfs.descendants(app[0])
             self._update(state="STOPPING")
-            self._send(signal.SIGTERM)
-            self._after("resend", RESEND_SECONDS, self._resend)
-            self._after("kill", self._app.stop_timeout, self._kill_app)
+            self._node_stop = begin_node_stop(self._app, app[0])
+            if self._node_stop is None:
+                self._terminate(self._app.stop_timeout)
+            else:
+                longest = min(ANSWER_SECONDS, self._app.stop_timeout)
+                self._after("answer", longest, self._end_node_stop)
+
+    def _end_node_stop(self) -> None:
+        if self._node_stop is not None:
+            send(signal.SIGKILL, self._node_stop)  # SIGCHLD says when it is gone
+
+    def _node_answered(self, taken: bool) -> None:
+        """The node was asked to end, and does so (`taken`), or wants to be told by a signal."""
+        self._node_stop = None
+        self._timers.pop("answer", None)
+        if self._record.app is None or self._record.state != "STOPPING":
+            return  # it has ended meanwhile
+        if taken:
+            self._after("insist", self._app.stop_timeout, self._insist)
+        else:
+            self._terminate(self._app.stop_timeout)
+
+    def _insist(self) -> None:
+        self._say(f"{self._app.name} did not end in {self._app.stop_timeout:g} s: SIGTERM")
+        self._terminate(min(self._app.stop_timeout, GRACE_SECONDS))
+
+    def _terminate(self, seconds: float) -> None:
+        """SIGTERM, again and again, and after `seconds` SIGKILL."""
+        self._resend()
+        self._after("kill", seconds, lambda: self._kill_app(seconds))
 
     def _resend(self) -> None:
         self._send(signal.SIGTERM)
         self._after("resend", RESEND_SECONDS, self._resend)
 
-    def _kill_app(self) -> None:
-        self._say(f"{self._app.name} did not end in {self._app.stop_timeout:g} s: SIGKILL")
+    def _kill_app(self, seconds: float) -> None:
+        self._say(f"{self._app.name} did not end in {seconds:g} s: SIGKILL")
         self._send(signal.SIGKILL)
         if self._record.app is not None and self._pidfd is None:
             send(signal.SIGKILL, self._record.app[0], os.killpg)
@@ -367,6 +399,8 @@ class Supervisor:
                 self._helper = None
                 if self._start_after_helper and self._record.state in ("STOPPED", "BACKOFF"):
                     self._start_current()
+            if pid == self._node_stop:
+                self._node_answered(os.waitstatus_to_exitcode(status) == TAKEN)
             for job in self._jobs:
                 if job.pid == pid:
                     self._job_ended(job, status)
@@ -379,8 +413,9 @@ class Supervisor:
         app, asked = self._record.app, self._record.state == "STOPPING"
         # no start time: it had ended before we could ask for it
         lived = procfs.uptime(app[1]) if app and app[1] else 0.0
-        for timer in ("resend", "kill"):
+        for timer in ("answer", "insist", "resend", "kill"):
             self._timers.pop(timer, None)
+        self._end_node_stop()
         if self._pidfd is not None:
             self._poller.unregister(self._pidfd)
             os.close(self._pidfd)
@@ -462,7 +497,7 @@ class Supervisor:
 
     def _leftovers(self) -> list[int]:
         """Our children that are neither the app nor a job, nor epmd, which outlives every app."""
-        known = {job.pid for job in self._jobs} | {self._helper}
+        known = {job.pid for job in self._jobs} | {self._helper, self._node_stop}
         if self._record.app is not None:
             known.add(self._record.app[0])
         found = []
