@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shutil
 import signal
 import socket
 import ssl
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from deployex_cli.commands.tls import FILES, init
-from deployex_cli.errors import ConfigError, Locked, Refused, UnsafeFolder
+from deployex_cli.commands.tls import FILES, init, own_names
+from deployex_cli.errors import ConfigError, Locked, Refused, TlsRefused, UnsafeFolder
+from deployex_cli.otp.certificates import Period, issue, new_authority
+from deployex_cli.otp.identity import target_of
+from deployex_cli.otp.node import connect
+from tests.beam import Beam, beam
 from tests.world import World
 
 DAY = 86400
@@ -398,3 +404,107 @@ def test_a_node_does_not_speak_with_a_server_whose_certificate_is_foreign(
     ours = nodes.start(*TLS, nodes.options(shows(folder), shows(folder)))
     assert nodes.ping(foreign, *TLS, folder / "inet_tls.conf") == "pang"
     assert nodes.ping(ours, *TLS, folder / "inet_tls.conf") == "pong"
+
+
+# --- our own client -----------------------------------------------------------------------------
+
+
+@contextmanager
+def node_with(folder: Path, epmd_port: int) -> Iterator[Beam]:
+    """A node with the folder's generated options."""
+    words = (*TLS, str(folder / "inet_tls.conf"), "-name", f"tls{os.getpid()}_c@127.0.0.1")
+    with beam(folder.parent, *words, epmd_port=epmd_port) as node:
+        yield node
+
+
+def ask(node: Beam, **environ: str) -> object:
+    """What the node calls itself, as our client hears it with this environment."""
+    with connect(target_of(node.app, node.pid, environ)) as connection:
+        return connection.call("erlang", "node", [])
+
+
+def refused(node: Beam, folder: Path) -> str:
+    """Why our client, with the files of this folder, gets no connection."""
+    with pytest.raises(TlsRefused) as caught:
+        ask(node, DEPLOYEX_OTP_TLS_CERT_PATH=str(folder))
+    return caught.value.message
+
+
+def mixed(folder: Path, ca: Path, pair: Path) -> Path:
+    """A folder with the CA of one and the certificate of another."""
+    folder.mkdir()
+    shutil.copy(ca / "ca.crt", folder)
+    for name in ("deployex.crt", "deployex.key"):
+        shutil.copy(pair / name, folder)
+    return folder
+
+
+@pytest.mark.beam
+def test_our_client_speaks_with_a_node_that_has_the_generated_options(
+    folder: Path, epmd_port: int
+) -> None:
+    with node_with(folder, epmd_port) as node:
+        assert ask(node, DEPLOYEX_OTP_TLS_CERT_PATH=str(folder)) == node.name
+
+
+@pytest.mark.beam
+def test_the_lines_for_deployex_toml_that_it_prints_are_those_that_work(
+    bare: World, tmp_path: Path, epmd_port: int
+) -> None:
+    folder = tmp_path / "tls"
+    out = bare.ok("tls", "init", str(folder))
+    lines = "\n".join(line.strip() for line in out.splitlines() if line.startswith("  tls_"))
+    words = (*TLS, str(folder / "inet_tls.conf"), "-name", f"tls{os.getpid()}_d@127.0.0.1")
+    with beam(tmp_path, *words, epmd_port=epmd_port, lines=lines) as node:
+        assert ask(node) == node.name
+
+
+@pytest.mark.beam
+def test_what_is_wrong_with_a_certificate_is_said_and_each_time_it_is_something_else(
+    folder: Path, tmp_path: Path, epmd_port: int
+) -> None:
+    now = time.time()
+    other, missing = tmp_path / "other", mixed(tmp_path / "missing", folder, folder)
+    init(str(other), 825, now)
+    (missing / "deployex.crt").unlink()
+    with node_with(folder, epmd_port) as node:
+        with pytest.raises(TlsRefused) as unset:
+            ask(node)
+        messages = [
+            unset.value.message,
+            refused(node, missing),
+            refused(node, other),
+            refused(node, mixed(tmp_path / "foreign", folder, other)),
+        ]
+        assert ask(node, DEPLOYEX_OTP_TLS_CERT_PATH=str(folder)) == node.name
+    for message, word in zip(
+        messages,
+        (
+            "DEPLOYEX_OTP_TLS_CERT_PATH",
+            f"{missing}/deployex.crt cannot be read",
+            "the node's certificate is not from the authority",
+            "the node does not trust the authority of our certificate",
+        ),
+        strict=True,
+    ):
+        assert word in message
+
+
+@pytest.mark.beam
+def test_an_expired_certificate_is_said_to_be_expired_and_whose_it_is(
+    tmp_path: Path, epmd_port: int
+) -> None:
+    now = time.time()
+    authority = new_authority(Period(now - 9 * DAY, now + 9 * DAY))
+    good, old = tmp_path / "good", tmp_path / "old"
+    for folder, end in ((good, now + DAY), (old, now - DAY)):
+        pair = issue(authority, own_names(), Period(now - 9 * DAY, end))
+        init(str(folder), 1, now)  # its options; the certificates are ours
+        (folder / "ca.crt").write_bytes(authority.pair.certificate)
+        (folder / "deployex.crt").write_bytes(pair.certificate)
+        (folder / "deployex.key").write_bytes(pair.key)
+    with node_with(good, epmd_port) as node:
+        assert ask(node, DEPLOYEX_OTP_TLS_CERT_PATH=str(good)) == node.name
+        assert "our certificate (tls_cert) has expired" in refused(node, old)
+    with node_with(old, epmd_port) as node:
+        assert "the node's certificate has expired" in refused(node, good)

@@ -12,17 +12,12 @@ import pwd
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime
-from typing import TYPE_CHECKING, NamedTuple
 
 from deployex_cli.errors import ConfigError, Locked, Refused, UnsafeFolder
 from deployex_cli.layout import files
+from deployex_cli.otp.certificates import Period, issue, new_authority
 from deployex_cli.result import Result
 from deployex_cli.words import iso
-
-if TYPE_CHECKING:
-    from cryptography import x509
-    from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey as PrivateKey
 
 CA, CA_KEY, CERTIFICATE, KEY = "ca.crt", "ca.key", "deployex.crt", "deployex.key"
 OPTIONS = "inet_tls.conf"
@@ -33,13 +28,6 @@ _EARLIER = 300  # seconds: another host's clock may be behind
 _PLAIN_PATH = re.compile(r"/[A-Za-z0-9_./+@-]*", re.ASCII)
 _HOST = re.compile(r"[A-Za-z0-9_:.-]{1,253}", re.ASCII)
 _STAGING, _DONE = ".tls.tmp", ".tls-done.tmp"
-
-
-class Pair(NamedTuple):
-    """A certificate and its private key, both PEM."""
-
-    certificate: bytes
-    key: bytes
 
 
 def init(folder: str, days: int, now: float, more_hosts: Sequence[str] = ()) -> Result:
@@ -74,8 +62,9 @@ def init(folder: str, days: int, now: float, more_hosts: Sequence[str] = ()) -> 
                 f"{folder} holds {', '.join(there)} already, and nothing is overwritten;"
                 " choose another folder"
             )
-        until = now + days * _DAY
-        ca, pair = make_certificates(hosts, now - _EARLIER, until)
+        period = Period(now - _EARLIER, now + days * _DAY)
+        authority = new_authority(period)
+        ca, pair = authority.pair, issue(authority, hosts, period)
         contents = {
             CA: (ca.certificate, 0o644),
             CA_KEY: (ca.key, 0o600),
@@ -84,118 +73,13 @@ def init(folder: str, days: int, now: float, more_hosts: Sequence[str] = ()) -> 
             OPTIONS: (options_text(folder).encode(), 0o644),
         }
         _put_together(folder, contents)
-    return _told(folder, hosts, until)
-
-
-# --- certificates -------------------------------------------------------------------------------
+    return _told(folder, hosts, period.end)
 
 
 def own_names() -> tuple[str, ...]:
     """What may stand behind the @ of a node on this machine, without asking a resolver."""
     name = os.uname().nodename
     return name, name.partition(".")[0], "localhost", "127.0.0.1"
-
-
-def make_certificates(
-    hosts: Sequence[str], not_before: float, not_after: float
-) -> tuple[Pair, Pair]:
-    """(CA, certificate that it signed), valid between two times in seconds since the epoch.
-
-    EC P-256, which every OTP release takes with TLS 1.2 and 1.3. The one certificate is for both
-    sides of a connection (extended key usage: RFC 5280, 4.2.1.12) and names the hosts, for a node
-    that connects to another compares them (OTP 25 whatever its options are).
-    """
-    from cryptography import x509
-    from cryptography.hazmat.primitives.asymmetric import ec
-    from cryptography.x509.oid import ExtendedKeyUsageOID
-
-    period = datetime.fromtimestamp(not_before, UTC), datetime.fromtimestamp(not_after, UTC)
-    ca_key, key = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
-    # its name differs from every other CA's: OpenSSL looks an issuer up by name
-    ca_name = _name(f"deployex distribution CA {os.urandom(8).hex()}")
-    both_sides = [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
-    extensions = (x509.ExtendedKeyUsage(both_sides), _alternative_names(hosts))
-    ca = _certificate(ca_name, ca_key, ca_name, ca_key, period, ())
-    leaf = _certificate(_name("deployex"), key, ca_name, ca_key, period, extensions)
-    return Pair(ca, _pem(ca_key)), Pair(leaf, _pem(key))
-
-
-def _name(common_name: str) -> x509.Name:
-    from cryptography import x509
-    from cryptography.x509.oid import NameOID
-
-    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
-
-
-def _alternative_names(hosts: Sequence[str]) -> x509.SubjectAlternativeName:
-    """The hosts; an address also as a name, for so it stands in a node's name and is compared."""
-    from ipaddress import ip_address
-
-    from cryptography import x509
-
-    names: list[x509.GeneralName] = [x509.DNSName(host) for host in hosts]
-    for host in hosts:
-        try:
-            names.append(x509.IPAddress(ip_address(host)))
-        except ValueError:
-            continue
-    return x509.SubjectAlternativeName(names)
-
-
-def _certificate(
-    subject: x509.Name,
-    key: PrivateKey,
-    issuer: x509.Name,
-    issuer_key: PrivateKey,
-    period: tuple[datetime, datetime],
-    extensions: tuple[x509.ExtensionType, ...],
-) -> bytes:
-    """A certificate as PEM; without `extensions` of its own it is a CA's."""
-    from cryptography import x509
-    from cryptography.hazmat.primitives import hashes, serialization
-
-    is_ca = not extensions
-    key_usage = x509.KeyUsage(
-        digital_signature=not is_ca,
-        key_cert_sign=is_ca,
-        crl_sign=is_ca,
-        content_commitment=False,
-        key_encipherment=False,
-        data_encipherment=False,
-        key_agreement=False,
-        encipher_only=False,
-        decipher_only=False,
-    )
-    builder = (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(issuer)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(period[0])
-        .not_valid_after(period[1])
-        .add_extension(x509.BasicConstraints(is_ca, 0 if is_ca else None), critical=True)
-        .add_extension(key_usage, critical=True)
-        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
-        .add_extension(
-            x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer_key.public_key()),
-            critical=False,
-        )
-    )
-    for extension in extensions:
-        builder = builder.add_extension(extension, critical=False)
-    signed = builder.sign(issuer_key, hashes.SHA256())
-    return signed.public_bytes(serialization.Encoding.PEM)
-
-
-def _pem(key: PrivateKey) -> bytes:
-    from cryptography.hazmat.primitives import serialization
-
-    return key.private_bytes(
-        serialization.Encoding.PEM,
-        serialization.PrivateFormat.PKCS8,
-        serialization.NoEncryption(),
-    )
 
 
 # --- texts --------------------------------------------------------------------------------------
