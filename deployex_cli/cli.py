@@ -260,6 +260,9 @@ def logs(
 @app.command()
 def rollback(
     version: Annotated[str | None, typer.Argument(metavar="[VERSION]", show_default=False)] = None,
+    full: Annotated[
+        bool, typer.Option("--full", help="By a full deployment, also where it could be hot.")
+    ] = False,
     app_name: AppOption = None,
     config: ConfigOption = None,
     json: JsonOption = False,
@@ -273,8 +276,29 @@ def rollback(
         config,
         json,
         debug,
-        lambda c: run_rollback(c, one_app(c, app_name), version, _say(json)),
+        lambda c: run_rollback(c, one_app(c, app_name), version, _say(json), full=full),
     )
+
+
+@app.command()
+def upgrade(
+    version: VersionArgument,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say whether and how; change nothing.")
+    ] = False,
+    app_name: AppOption = None,
+    config: ConfigOption = None,
+    json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Upgrade the running VM to VERSION without a restart, or say why that cannot be."""
+    from deployex_cli.commands.upgrade import upgrade as run_upgrade
+
+    def work(c: Config) -> Result:
+        app = one_app(c, app_name)
+        return run_upgrade(c, app, version, _say(json), only_say=dry_run)
+
+    _finish("upgrade", config, json, debug, work)
 
 
 @app.command()

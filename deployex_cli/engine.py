@@ -10,28 +10,42 @@ import os
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from deployex_cli.config import AppConfig
 from deployex_cli.core import lifecycle
 from deployex_cli.core.lifecycle import Event
 from deployex_cli.core.plan import (
+    REBOOTED,
     Facts,
     OnDisk,
     Step,
+    after_upgrade,
     as_release,
     begin,
     links_after_switch,
-    switch_over,
+    remaining,
 )
 from deployex_cli.core.recovery import Recovery
-from deployex_cli.core.state import Deployment, Ghost, Phase, Release, State, StepName
+from deployex_cli.core.state import (
+    Deployment,
+    Ghost,
+    Phase,
+    Release,
+    State,
+    StepName,
+    Strategy,
+)
 from deployex_cli.errors import (
     DeployexError,
     FailedMidway,
+    InstallFailed,
     Interrupted,
+    NodeUnreachable,
     NotFound,
+    NotUpgradable,
     PreCommandFailed,
+    ProviderFailed,
     RollbackFailed,
     RolledBack,
     SupervisorLost,
@@ -41,10 +55,14 @@ from deployex_cli.errors import (
 from deployex_cli.interrupts import Interrupts, undoing
 from deployex_cli.layout import files, releases
 from deployex_cli.layout.lock import AppLock
+from deployex_cli.layout.otp_files import renew_copies
 from deployex_cli.layout.state_file import append_history, load_state, save_state
 from deployex_cli.storage import open_store
 from deployex_cli.storage.store import ReleaseStore
 from deployex_cli.supervise.handle import AppProcess
+
+if TYPE_CHECKING:
+    from deployex_cli.upgrade import Upgrade
 
 Say = Callable[[str], None]
 
@@ -61,6 +79,7 @@ class Engine:
         by: str,
         store: ReleaseStore | None = None,
         clock: Callable[[], float] = time.time,
+        only_hot: bool = False,
     ) -> None:
         self.app = app
         self._lock = lock
@@ -69,7 +88,9 @@ class Engine:
         self.by = by
         self._store = store or open_store(app)
         self._clock = clock
+        self._only_hot = only_hot  # a person asked for a hot upgrade, or for nothing
         self._interrupts = Interrupts()
+        self.taken: list[Step] = []
         loaded = load_state(app, releases.read_disk(app.paths), clock())
         self.state = loaded.state
         if loaded.warning:
@@ -82,15 +103,17 @@ class Engine:
         return Facts(releases.read_disk(self.app.paths), self.process.facts())
 
     def run(self, steps: tuple[Step, ...], deployment: Deployment | None = None) -> None:
-        """Takes the steps; `deployment` begins with its UNPACK.
+        """Takes the steps; those of `deployment` begin it, and it is carried on to its trial.
 
         Raises the step's own error when nothing that serves was changed, RolledBack,
         RollbackFailed and FailedMidway when something was.
         """
         with self._interrupts:
             for step in steps:
-                if deployment is not None and step.name is StepName.UNPACK:
+                if deployment is not None and step.name in lifecycle.STEPS[deployment.strategy]:
                     self._begin(deployment)
+                    self._carry_on()
+                    break
                 self._take(step)
 
     def recover(self, recovery: Recovery) -> None:
@@ -100,7 +123,12 @@ class Engine:
         deployment = self.state.deployment
         if recovery.ghost and deployment is not None:
             self.state = self._with_ghost(deployment.target, recovery.ghost)
-        self.run(recovery.steps)
+        with self._interrupts:
+            for step in recovery.steps:
+                if step.name in lifecycle.OUTCOME:
+                    self._carry_on()
+                    break
+                self._take(step)
 
     def recover_for_another(self, recovery: Recovery) -> RollbackFailed | None:
         """As `recover`, for one who may have another version: the way out of a failed rollback."""
@@ -139,7 +167,18 @@ class Engine:
 
     # --- one step ---------------------------------------------------------------------------
 
+    def _carry_on(self) -> None:
+        """Takes the steps of the deployment under way, each as the last one left it."""
+        while lifecycle.next_step(self.state.deployment) is not None:
+            step = remaining(self._deployment, self.facts())[0]
+            if step.name is StepName.START and self.state.wanted == "stopped":
+                return
+            self._take(step)
+        if self._deployment.phase is Phase.INSTALLED:
+            self._look_at_once()
+
     def _take(self, step: Step) -> None:
+        self.taken.append(step)
         try:
             self._do(step)
         except OSError as error:  # the intent or the outcome could not be written
@@ -159,6 +198,11 @@ class Engine:
             self.process.ensure_supervisor()
             self._say(f"{self.app.name}: {step.why}: starts it")
             self.process.start()
+        elif step.name is StepName.END:
+            self.process.stop()
+            self._say(f"{self.app.name}: a person stopped it, and it ran: stopped")
+        elif step.name is StepName.GO_BACK:
+            self._leave_trial(step.why)
         elif step.name is StepName.SWEEP:
             for path in step.folders:
                 self._remove_leftover(path)
@@ -170,7 +214,7 @@ class Engine:
         """A step of the deployment under way, between its intent and its outcome."""
         self.save(lifecycle.intend(self.state, step.name, self._clock()))
         phase = self._deployment.phase
-        left = phase in (Phase.IDLE, Phase.UNPACKED)
+        left = phase in (Phase.IDLE, Phase.UNPACKED) or step.name is StepName.STAGE
         try:
             with undoing() if left else nullcontext():
                 self._EFFECTS[step.name](self)
@@ -181,6 +225,9 @@ class Engine:
                 f"{error.message}; the next check goes on with {self._deployment.target.version}"
             ) from None
         except (DeployexError, OSError) as error:
+            if step.name in self._HOT:
+                self._failed_hot(step, error)
+                return
             self._failed(step, phase, error)
         self._advance(lifecycle.OUTCOME[step.name])
 
@@ -209,12 +256,58 @@ class Engine:
             raise FailedMidway(f"{error.message}; the next check goes on")
         self._go_back(error.message)
 
+    def _failed_hot(self, step: Step, error: DeployexError | OSError) -> None:
+        """Goes on in full, abandons or goes back. Returns when the deployment goes on."""
+        deployment, name = self._deployment, self.app.name
+        version = deployment.target.version
+        message = error.message if isinstance(error, DeployexError) else in_words(error)
+        message = f"{name}: {step.name.value} of {version}: {message}"
+        if deployment.kind == "rollback" and not isinstance(error, OSError):
+            self._fall_back(message)
+            return
+        if step.name is StepName.STAGE:
+            self._unstage()
+            if isinstance(error, NotUpgradable) and not self._only_hot:
+                self._fall_back(message)
+                return
+            if isinstance(error, ProviderFailed):
+                self.state = self._with_ghost(deployment.target, message)
+            self._abandon(message)
+            raise _reworded(error, message)
+        if not isinstance(error, InstallFailed):
+            raise FailedMidway(f"{message}; the next check asks the node what became of it")
+        if step.name is StepName.MAKE_PERMANENT:
+            self._leave_trial(message)
+        elif self.app.on_upgrade_failure == "full":
+            self._fall_back(message)
+        else:
+            self._go_back(message)
+
+    def _fall_back(self, reason: str) -> None:
+        """The hot upgrade goes on in full; a way back within `current` by a restart in place."""
+        self._say(f"{reason}; in full, then")
+        self.save(lifecycle.fall_back(self.state, self._clock(), reason))
+        self._carry_on()
+
     def _unpack(self) -> None:
         deployment = self._deployment
+        disk = self.facts().disk
         release = self._put_in_new(deployment.target)
         known = as_release(release)
         target = known._replace(hash=deployment.target.hash or known.hash)
-        self.state = self.state._replace(deployment=deployment._replace(target=target))
+        strategy = deployment.strategy
+        if deployment.kind == "deployment":
+            folder = self.app.paths.release(release.folder)
+            current = disk.find(disk.current)
+            choice = self._upgrade().choose(folder, release.version, current)
+            if choice.strategy is None:
+                raise NodeUnreachable(f"{self.app.name}: {choice.words}")
+            if choice.strategy == "full_deployment" and self._only_hot:
+                raise NotUpgradable(choice.reason, f"{self.app.name}: {choice.words}")
+            self._say(f"{self.app.name}: {choice.words}")
+            strategy = choice.strategy
+        deployment = deployment._replace(target=target, strategy=strategy)
+        self.state = self.state._replace(deployment=deployment)
 
     def _prepare(self) -> None:
         deployment = self._deployment
@@ -232,6 +325,8 @@ class Engine:
             raise NotFound(f"{self.app.name}: the release {target.version} is gone from the disk")
         current, previous = links_after_switch(self._deployment, disk)
         paths = self.app.paths
+        if current == disk.current:
+            self._boot_in_place()
         if previous is not None:
             releases.point(paths, "previous", previous)
         releases.point(paths, "current", current)
@@ -241,6 +336,45 @@ class Engine:
 
     def _start(self) -> None:
         self.process.start()
+
+    def _boot_in_place(self) -> None:
+        """Makes `current`, which holds both, boot the version before; the app does not run."""
+        from deployex_cli.layout import upgrade_files
+
+        disk, target = self.facts().disk, self._deployment.target
+        there = disk.find(disk.current)
+        if there is None:
+            return
+        folder = self.app.paths.release(there.folder)
+        upgrade_files.make_boot(folder, target.version)
+        if there.version != target.version:
+            releases.write_marker(folder, after_upgrade(there, target))
+
+    def _stage(self) -> None:
+        disk = self.facts().disk
+        current = disk.find(disk.current)
+        if current is None:
+            raise NotUpgradable("no_match_versions", "nothing is current")
+        staged = self._deployment._replace(vm=self.process.facts().vm)
+        self.state = self.state._replace(deployment=staged)
+        self._upgrade().stage(staged, current)
+
+    def _install(self) -> None:
+        self._upgrade().install(self._deployment)
+        disk = self.facts().disk
+        target = self._deployment.target._replace(folder=disk.current)
+        self.state = self.state._replace(deployment=self._deployment._replace(target=target))
+        releases.point(self.app.paths, "new", None)
+
+    def _make_permanent(self) -> None:
+        self._upgrade().make_permanent(self._deployment)
+        disk, target = self.facts().disk, self._deployment.target
+        there = disk.find(disk.current)
+        if there is not None:
+            folder = self.app.paths.release(there.folder)
+            renew_copies(folder)
+            if there.version != target.version:
+                releases.write_marker(folder, after_upgrade(there, target))
 
     def _confirm(self) -> None:
         disk = self.facts().disk
@@ -264,8 +398,15 @@ class Engine:
         StepName.STOP: _stop,
         StepName.SWITCH: _switch,
         StepName.START: _start,
+        StepName.STAGE: _stage,
+        StepName.INSTALL: _install,
+        StepName.MAKE_PERMANENT: _make_permanent,
         StepName.CONFIRM: _confirm,
     }
+
+    _HOT: ClassVar[frozenset[StepName]] = frozenset(
+        {StepName.STAGE, StepName.INSTALL, StepName.MAKE_PERMANENT}
+    )
 
     # --- deployments ------------------------------------------------------------------------
 
@@ -275,21 +416,17 @@ class Engine:
         return self.state.deployment
 
     def _begin(self, deployment: Deployment) -> None:
-        """Puts a deployment in the place of the last one; by force, a ghost is one no more."""
+        """Puts a deployment in the place of the last one."""
         event = lifecycle.displaced(self.state.deployment)
-        state = lifecycle.succeed(self.state, deployment._replace(by=self.by), event)
-        target = deployment.target
-        ghost = lifecycle.find_ghost(state, target.version, target.digest)
-        if ghost is not None:
-            state = state._replace(ghosts=tuple(g for g in state.ghosts if g != ghost))
-        self.save(state)
+        self.save(lifecycle.succeed(self.state, deployment._replace(by=self.by), event))
 
     def _advance(self, event: Event) -> None:
         """Writes the outcome of a step, and what the history tells of it."""
         state = lifecycle.advance(self.state, event, self._clock())
         version, entry = self._deployment.target.version, None
-        if event is Event.STARTED:
-            verb = "rolled back" if self._deployment.kind == "rollback" else "deployed"
+        if event in (Event.STARTED, Event.INSTALLED):
+            verb = "deployed" if event is Event.STARTED else "upgraded"
+            verb = "rolled back" if self._deployment.kind == "rollback" else verb
             entry = self._entry_of_deployment(verb)
         elif event is Event.CONFIRMED:
             entry = self._entry_of_deployment("confirmed")
@@ -301,6 +438,8 @@ class Engine:
 
     def _abandon(self, reason: str) -> None:
         """Ends a deployment left of the point of no return; what serves was not touched."""
+        if self._deployment.phase is Phase.STAGED or self._deployment.intent is StepName.STAGE:
+            self._unstage()
         releases.point(self.app.paths, "new", None)
         entry = self._entry_of_deployment("failed", reason)
         ended = lifecycle.advance(self.state, Event.ABANDONED, self._clock(), reason)
@@ -314,10 +453,10 @@ class Engine:
             raise RollbackFailed(
                 f"{reason}; {app} does not run, the next check tries {version} again"
             )
-        entry = self._entry_of_deployment("failed", reason)
-        ghosted = self._with_ghost(failed.target, reason)
         way_back = self._way_back()
         if way_back is None:
+            entry = self._entry_of_deployment("failed", reason)
+            ghosted = self._with_ghost(failed.target, reason)
             self.process.stop()
             releases.point(self.app.paths, "current", None)
             ended = lifecycle.advance(ghosted, Event.ROLLED_BACK, self._clock(), reason)
@@ -326,25 +465,82 @@ class Engine:
                 f"{reason}; there is no version before {version}: {app} is stopped and {version}"
                 " ghosted, publish another version"
             )
-        rollback = begin(
-            ghosted,
-            self.facts(),
-            as_release(way_back),
-            "rollback",
-            (),
-            self._clock(),
-            reason,
+        self._roll_back(as_release(way_back), "full_deployment", reason)
+
+    def _roll_back(self, target: Release, strategy: Strategy, reason: str) -> None:
+        """Puts a rollback in the place of a deployment that failed. Always raises."""
+        failed = self._deployment
+        entry = self._entry_of_deployment("failed", reason)
+        state = self._with_ghost(failed.target, reason)
+        rollback = begin(state, self.facts(), target, "rollback", (), self._clock(), reason)
+        rollback = rollback._replace(
+            phase=Phase.PREPARED, strategy=strategy, origin=failed.target, by=self.by
         )
-        rollback = rollback._replace(phase=Phase.PREPARED, origin=failed.target, by=self.by)
-        self.save(lifecycle.succeed(ghosted, rollback, Event.ROLLED_BACK), entry)
+        self.save(lifecycle.succeed(state, rollback, Event.ROLLED_BACK), entry)
         try:
-            for step in switch_over(rollback):
-                self._take(step)
+            self._carry_on()
         except RollbackFailed:
             raise
         except DeployexError as error:
             raise RollbackFailed(f"{reason}; and going back failed: {error.message}") from None
-        raise RolledBack(f"{reason}; {version} is ghosted and {way_back.version} serves again")
+        version = failed.target.version
+        raise RolledBack(f"{reason}; {version} is ghosted and {target.version} serves again")
+
+    def _look_at_once(self) -> None:
+        """The first look at what was just installed; a way back is made permanent by it."""
+        deployment = self._deployment
+        seen = self._upgrade().health(deployment.target.version)
+        if seen.verdict == "unhealthy":
+            self._leave_trial(seen.why)
+        elif deployment.kind == "rollback" and seen.verdict == "healthy":
+            self._take(Step(StepName.MAKE_PERMANENT, "it runs"))
+
+    def _leave_trial(self, why: str) -> None:
+        """Ends the trial of a hot upgrade that failed it: back, hot where the VM is up.
+
+        Raises RolledBack, RollbackFailed and FailedMidway, but after a reboot of the machine, which
+        is no fault of the version: it is deployed again.
+        """
+        failed, facts, name = self._deployment, self.facts(), self.app.name
+        version = failed.target.version
+        current = facts.disk.find(facts.disk.current)
+        if failed.kind == "rollback":
+            self._fall_back(f"{name}: {version}: {why}")
+            return
+        assert current is not None
+        permanent = failed.phase is Phase.PERMANENT or current.version == version
+        before = current.within[-1] if permanent else as_release(current)
+        before = before._replace(folder=current.folder)
+        same_vm = failed.vm is not None and facts.process.vm == failed.vm
+        if same_vm or permanent:
+            strategy: Strategy = "hot_upgrade" if facts.process.running else "full_deployment"
+            self._roll_back(before, strategy, f"{name}: {version}: {why}")
+        from deployex_cli.layout import upgrade_files
+
+        if upgrade_files.boots(self.app.paths.release(current.folder)) != before.version:
+            self._roll_back(before, "full_deployment", f"{name}: {version}: {why}")
+        reason = f"{name}: the trial of {version} is over: {why}"
+        entry = self._entry_of_deployment("failed", reason)
+        if why != REBOOTED:
+            self.state = self._with_ghost(failed.target, reason)
+        self.save(lifecycle.advance(self.state, Event.ROLLED_BACK, self._clock(), reason), entry)
+        self._upgrade().take_out(version, current)
+        if why == REBOOTED:
+            self._say(f"{reason}; {before.version} boots, and the next check begins anew")
+            return
+        raise RolledBack(f"{reason}; {version} is ghosted and {before.version} serves again")
+
+    def _unstage(self) -> None:
+        """Takes back what staging left on the node and within `current`."""
+        disk = self.facts().disk
+        current = disk.find(disk.current)
+        if current is not None:
+            self._upgrade().unstage(self._deployment, current)
+
+    def _upgrade(self) -> Upgrade:
+        from deployex_cli.upgrade import Upgrade
+
+        return Upgrade(self.app, self.process.facts, self._say)
 
     def _way_back(self) -> OnDisk | None:
         """The release that served before the deployment under way, if it is still there."""
@@ -392,3 +588,11 @@ class Engine:
             files.remove_tree(path)
         else:
             files.remove(path)
+
+
+def _reworded(error: DeployexError | OSError, message: str) -> DeployexError:
+    """The error with all of its words, and the class that scripts key on."""
+    if isinstance(error, DeployexError):
+        error.message = message
+        return error
+    return DeployexError(message)

@@ -171,10 +171,10 @@ def test_a_state_that_is_lost_or_damaged_is_rebuilt_from_disk_with_a_warning_and
 
 def test_a_state_of_a_newer_deployex_is_refused_and_left_as_it_is(app: AppConfig) -> None:
     path = Path(app.paths.state)
-    path.write_text('{"schema_version": 2}')
-    with pytest.raises(StateError, match=r"newer deployex \(schema 2\)"):
+    path.write_text('{"schema_version": 3}')
+    with pytest.raises(StateError, match=r"newer deployex \(schema 3\)"):
         load_state(app, DISK, 9.0)
-    assert path.read_text() == '{"schema_version": 2}'
+    assert path.read_text() == '{"schema_version": 3}'
 
 
 def test_a_link_in_the_place_of_the_state_is_not_followed(app: AppConfig, tmp_path: Path) -> None:

@@ -13,21 +13,33 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from deployex_cli.core.lifecycle import (
     ENDED,
     LEFT_OF_NO_RETURN,
-    NEXT_STEP,
+    ON_TRIAL,
     OUTCOME,
     RIGHT_OF_NO_RETURN,
+    STEPS,
     TABLE,
     Event,
     IllegalEvent,
     advance,
+    fall_back,
     find_ghost,
     ghosted,
     intend,
     is_unfinished,
+    next_step,
     on_trial,
     succeed,
 )
-from deployex_cli.core.state import Deployment, Ghost, Kind, Phase, Release, State, StepName
+from deployex_cli.core.state import (
+    Deployment,
+    Ghost,
+    Kind,
+    Phase,
+    Release,
+    State,
+    StepName,
+    Strategy,
+)
 
 OLD, NEW = Release("1.0.0", "a" * 64, "", "1-1.0.0"), Release("2.0.0", "b" * 64, "", "2-2.0.0")
 UNFINISHED = sorted(set(Phase) - ENDED)
@@ -36,10 +48,25 @@ UNFINISHED = sorted(set(Phase) - ENDED)
 EXPECTED = {
     "idle": {"unpacked": "unpacked", "abandoned": "abandoned"},
     "unpacked": {"prepared": "prepared", "abandoned": "abandoned"},
-    "prepared": {"stopped": "stopped", "abandoned": "abandoned"},
+    "prepared": {"stopped": "stopped", "staged": "staged", "abandoned": "abandoned"},
     "stopped": {"switched": "switched", "rolled_back": "rolled_back"},
     "switched": {"started": "started", "rolled_back": "rolled_back"},
     "started": {
+        "confirmed": "confirmed",
+        "rolled_back": "rolled_back",
+        "superseded": "superseded",
+    },
+    "staged": {
+        "installed": "installed",
+        "abandoned": "abandoned",
+        "rolled_back": "rolled_back",
+    },
+    "installed": {
+        "made_permanent": "permanent",
+        "rolled_back": "rolled_back",
+        "superseded": "superseded",
+    },
+    "permanent": {
         "confirmed": "confirmed",
         "rolled_back": "rolled_back",
         "superseded": "superseded",
@@ -121,25 +148,48 @@ def test_no_way_leads_back_so_that_every_deployment_ends() -> None:
 
 def test_only_left_of_the_point_of_no_return_can_it_be_abandoned() -> None:
     assert {p for p, e in TABLE if e is Event.ABANDONED} == LEFT_OF_NO_RETURN
-    assert {p for p, e in TABLE if e is Event.ROLLED_BACK} == RIGHT_OF_NO_RETURN | {Phase.STARTED}
+    assert {p for p, e in TABLE if e is Event.ROLLED_BACK} == {
+        *RIGHT_OF_NO_RETURN,
+        *ON_TRIAL,
+        Phase.STAGED,  # install_release failed
+    }
 
 
 def test_the_phases_are_left_right_on_trial_or_ended_and_never_two_of_them() -> None:
-    groups = [LEFT_OF_NO_RETURN, RIGHT_OF_NO_RETURN, {Phase.STARTED}, ENDED]
+    groups = [LEFT_OF_NO_RETURN, RIGHT_OF_NO_RETURN, ON_TRIAL, ENDED]
     assert sorted(phase for group in groups for phase in group) == sorted(Phase)
 
 
-@pytest.mark.parametrize("phase", UNFINISHED)
-def test_each_unfinished_phase_has_one_step_that_is_due(phase: Phase) -> None:
-    outcome = OUTCOME[NEXT_STEP[phase]]
-    assert (phase, outcome) in TABLE
-    assert TABLE[phase, outcome] == outcome.value
+@pytest.mark.parametrize("strategy", STEPS)
+def test_the_steps_of_a_strategy_lead_from_the_first_phase_to_its_trial(strategy: Strategy) -> None:
+    state = State(deployment=deployment()._replace(strategy=strategy))
+    taken = []
+    while (step := next_step(state.deployment)) is not None:
+        taken.append(step)
+        state = advance(state, OUTCOME[step], 2.0)
+    assert tuple(taken) == STEPS[strategy]
+    assert on_trial(state.deployment)
+
+
+@pytest.mark.parametrize("phase", [Phase.PREPARED, Phase.STAGED])
+def test_a_hot_upgrade_that_cannot_be_goes_on_in_full_and_prepares_nothing_twice(
+    phase: Phase,
+) -> None:
+    hot = deployment(phase)._replace(strategy="hot_upgrade", intent=StepName.INSTALL)
+    after = fall_back(State(deployment=hot), 2.0, "why").deployment
+    assert after is not None
+    assert (after.strategy, after.phase, after.intent) == (
+        "full_deployment",
+        Phase.PREPARED,
+        None,
+    )
+    assert next_step(after) is StepName.STOP
 
 
 @pytest.mark.parametrize("phase", Phase)
 def test_a_deployment_is_unfinished_until_it_is_started_or_has_ended(phase: Phase) -> None:
     assert is_unfinished(deployment(phase)) == (phase in LEFT_OF_NO_RETURN | RIGHT_OF_NO_RETURN)
-    assert on_trial(deployment(phase)) == (phase is Phase.STARTED)
+    assert on_trial(deployment(phase)) == (phase in ON_TRIAL)
 
 
 def test_no_deployment_is_neither_unfinished_nor_on_trial() -> None:
@@ -244,11 +294,11 @@ TestLives = Lives.TestCase
 
 @pytest.mark.parametrize(("phase", "event"), TABLE)
 @pytest.mark.parametrize("kind", ["deployment", "rollback"])
-def test_the_version_that_is_left_is_ghosted_when_a_rollback_is_switched_and_at_no_other_time(
+def test_the_version_that_is_left_is_ghosted_when_a_rollback_takes_over_and_at_no_other_time(
     kind: Kind, phase: Phase, event: Event
 ) -> None:
     state = advance(State(deployment=deployment(phase, kind)), event, 9.0)
-    if kind == "rollback" and event is Event.SWITCHED:
+    if kind == "rollback" and event in (Event.SWITCHED, Event.INSTALLED):
         assert state.ghosts == (Ghost(OLD.version, OLD.digest, "the reason", 9.0),)
     else:
         assert state.ghosts == ()

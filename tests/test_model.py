@@ -183,8 +183,8 @@ def starts_what_a_person_stopped(patch: pytest.MonkeyPatch) -> None:
     """Recovery goes on to the start whatever a person wanted."""
     remaining = recovery.remaining
 
-    def eager(state: State, deployment: Deployment) -> tuple[Step, ...]:
-        return remaining(state._replace(wanted="running"), deployment)
+    def eager(state: State, facts: Facts) -> tuple[Step, ...]:
+        return remaining(state._replace(wanted="running"), facts)
 
     patch.setattr(recovery, "remaining", eager)
 

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from deployex_cli.core.lifecycle import ON_TRIAL
 from deployex_cli.core.manifest import Manifest
 from deployex_cli.core.plan import (
     Disk,
@@ -127,7 +128,7 @@ def test_what_is_too_young_does_not_run_or_is_another_release_is_not_confirmed(
     assert due.deployment is None
 
 
-@pytest.mark.parametrize("phase", sorted(set(Phase) - {Phase.STARTED, Phase.ABANDONED}))
+@pytest.mark.parametrize("phase", sorted(set(Phase) - ON_TRIAL - {Phase.ABANDONED}))
 def test_nothing_but_a_trial_is_confirmed(phase: Phase) -> None:
     state = State(deployment=moved(TWO, ONE)._replace(phase=phase))
     assert names(decide("2.0.0", state, facts(TWO))) == []

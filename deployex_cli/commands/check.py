@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from deployex_cli.commands.context import Say, all_apps, prepare_folders, who
 from deployex_cli.config import AppConfig, Config
 from deployex_cli.core.manifest import Manifest, parse_manifest
-from deployex_cli.core.plan import Facts, Plan, Policy, Step, plan
+from deployex_cli.core.plan import Facts, Plan, Policy, Step, plan, serving
 from deployex_cli.core.recovery import Recovery, recover
 from deployex_cli.core.state import State
 from deployex_cli.errors import (
@@ -78,19 +78,23 @@ def _check_app(config: Config, app: AppConfig, options: Options, say: Say) -> di
         manifest, trouble = _manifest(store)
         if trouble is not None and facts.disk.current is None:
             raise trouble
+        facts = _with_node(app, state, facts)
         due = plan(state, manifest, facts, _policy(app, options), time.time())
         if failed is not None and due.deployment is None:
             raise failed
+        taken: list[Step] = []
         if due.steps:
             engine = _engine(config, app, lock, store, say)
             engine.run(due.steps, due.deployment)
+            taken = engine.taken
         if trouble is not None:
             raise trouble  # what needs no network is done by now
     notable = due.notable and not os.environ.get("INVOCATION_ID")  # not in a journal, every 5 s
     if notable or (options.chatty and not due.steps):
         where = f" ({store.manifest_address()})" if manifest is None else ""
         say(f"{app.name}: {due.reason}{where}")
-    return _outcome(app, due, recovery, "done" if due.steps or recovery.steps else "nothing_to_do")
+    outcome = "done" if due.steps or recovery.steps else "nothing_to_do"
+    return _outcome(app, due, (*recovery.steps, *taken), outcome)
 
 
 def _dry_run(app: AppConfig, store: "ReleaseStore", options: Options, say: Say) -> dict[str, Any]:
@@ -105,10 +109,14 @@ def _dry_run(app: AppConfig, store: "ReleaseStore", options: Options, say: Say) 
     manifest, trouble = _manifest(store)
     if trouble is not None:
         raise trouble
-    due = plan(state, manifest, facts, _policy(app, options), time.time())
+    due = plan(state, manifest, _with_node(app, state, facts), _policy(app, options), time.time())
     say(f"{app.name}: {'would ' if due.deployment else ''}{due.reason}")
+    if due.deployment is not None and facts.disk.current is not None:
+        from deployex_cli.commands.dry_run import dry_run
+
+        dry_run(app, due.deployment.target.version, say)
     _say_steps(due.steps, say)
-    return _outcome(app, due, recovery, "dry_run")
+    return _outcome(app, due, (*recovery.steps, *due.steps), "dry_run")
 
 
 def _say_steps(steps: tuple[Step, ...], say: Say) -> None:
@@ -122,6 +130,18 @@ def _look(app: AppConfig) -> tuple[State, Facts, bool]:
     loaded = load_state(app, disk, time.time())
     facts = Facts(disk, process_facts(read_record(app.paths.record)))
     return loaded.state, facts, loaded.warning is None
+
+
+def _with_node(app: AppConfig, state: State, facts: Facts) -> Facts:
+    """What the node says, too, where there is one to ask."""
+    if app.distribution == "none" or state.wanted == "stopped" or not facts.process.running:
+        return facts
+    from deployex_cli.otp.health import ask
+
+    current = serving(state, facts)
+    is_current = current is not None and facts.process.folder == current.folder
+    version = current.version if current is not None and is_current else None
+    return facts._replace(node=ask(app, facts.process, version))
 
 
 def _manifest(store: "ReleaseStore") -> tuple[Manifest | None, DeployexError | None]:
@@ -156,8 +176,6 @@ def _engine(config: Config, app: AppConfig, lock: AppLock, store: "ReleaseStore"
     return Engine(app, lock, AppProcess(app, config.file), say, who(), store)
 
 
-def _outcome(app: AppConfig, due: Plan, recovery: Recovery, outcome: str) -> dict[str, Any]:
-    steps = [
-        {"step": step.name.value, "reason": step.why} for step in (*recovery.steps, *due.steps)
-    ]
-    return {"app": app.name, "outcome": outcome, "reason": due.reason, "steps": steps}
+def _outcome(app: AppConfig, due: Plan, steps: tuple[Step, ...], outcome: str) -> dict[str, Any]:
+    told = [{"step": step.name.value, "reason": step.why} for step in steps]
+    return {"app": app.name, "outcome": outcome, "reason": due.reason, "steps": told}

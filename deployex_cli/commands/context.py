@@ -67,11 +67,13 @@ def who() -> str:
 
 
 @contextmanager
-def locked_engine(config: Config, app: AppConfig, what: str, say: Say) -> Iterator[Engine]:
+def locked_engine(
+    config: Config, app: AppConfig, what: str, say: Say, *, only_hot: bool = False
+) -> Iterator[Engine]:
     """An engine that holds the app's lock. Raises Locked."""
     from deployex_cli.engine import Engine
     from deployex_cli.supervise.handle import AppProcess
 
     prepare_folders(app)
     with AppLock(app.paths.lock, app.name, what) as lock:
-        yield Engine(app, lock, AppProcess(app, config.file), say, who())
+        yield Engine(app, lock, AppProcess(app, config.file), say, who(), only_hot=only_hot)

@@ -30,7 +30,7 @@ def unpack(config: Config, app: AppConfig, version: str, say: Say) -> Result:
     check_version(version)
     with locked_engine(config, app, "deployex unpack", say) as engine:
         disk = engine.facts().disk
-        target = _published(app, version)
+        target, _ = published(app, version)
         ghost = find_ghost(engine.state, version, target.digest)
         if ghost is not None:
             raise Refused(f"{app.name}: {version} is ghosted: {ghost.reason}")
@@ -105,6 +105,17 @@ def check_version(version: str) -> None:
         raise ConfigError(f"the version {version!r} {problem}")
 
 
+def published(app: AppConfig, version: str) -> tuple[Release, tuple[str, ...]]:
+    """The version and its pre_commands as the manifest has it; bare when it names another."""
+    store = open_store(app)
+    raw = store.read_manifest()
+    if raw is not None:
+        manifest = parse_manifest(raw, store.manifest_address())
+        if manifest.version == version:
+            return Release(version, manifest.sha256, manifest.hash), manifest.pre_commands
+    return Release(version), ()
+
+
 def _run(config: Config, app: AppConfig, verb: str, say: Say) -> Result:
     with locked_engine(config, app, f"deployex {verb}", say) as engine:
         disk = engine.facts().disk
@@ -136,17 +147,6 @@ def _take_over(engine: Engine, target: Release) -> None:
     deployment = deployment._replace(phase=Phase.STOPPED, by=engine.by, reason=MOVED)
     engine.save(succeed(engine.state, deployment, displaced(engine.state.deployment)))
     engine.run((Step(StepName.SWITCH, "asked for"),))
-
-
-def _published(app: AppConfig, version: str) -> Release:
-    """The version as the manifest has it, with its digest; a bare version when it names another."""
-    store = open_store(app)
-    raw = store.read_manifest()
-    if raw is not None:
-        manifest = parse_manifest(raw, store.manifest_address())
-        if manifest.version == version:
-            return Release(version, manifest.sha256, manifest.hash)
-    return Release(version)
 
 
 def _waits_for_a_start(state: State) -> bool:

@@ -1,18 +1,23 @@
 """The life of one deployment: PHASE x EVENT -> PHASE, as one table.
 
-    IDLE -> UNPACKED -> PREPARED || STOPPED -> SWITCHED -> STARTED -> CONFIRMED
+                           .-- || STOPPED -> SWITCHED -> STARTED ----.   full deployment
+    IDLE -> UNPACKED -> PREPARED                                      -> CONFIRMED
+                           '-- STAGED || INSTALLED -> PERMANENT -----'   hot upgrade
 
 Rules
 1. A phase is something that is on disk or runs. Fetching, verifying and unpacking are one pass over
    the bytes, and what they leave before the folder has its name is nothing; so they are one phase.
-2. || is the point of no return: the stop of the version that serves. Left of it a failure ends in
-   ABANDONED, and what serves was not touched. Right of it a deployment only ends by going on, or by
-   another deployment (`rollback`) that takes its place: ROLLED_BACK.
-3. STARTED is the trial: only a later look, at a process that has lived long enough, confirms it.
-   A newer version that is deployed in its place makes it SUPERSEDED.
+2. || is the point of no return: the stop of the version that serves, or install_release. Left of it
+   a failure ends in ABANDONED, and what serves was not touched. Right of it a deployment only ends
+   by going on, or by another deployment (`rollback`) that takes its place: ROLLED_BACK.
+3. STARTED, INSTALLED and PERMANENT are the trial: only a later look confirms it. A newer version
+   that is deployed in its place makes it SUPERSEDED.
 4. `intent` names a step that was begun and whose outcome is not on disk. Only `advance` clears it.
-5. A rollback ghosts the version that it leaves, in the same write as its SWITCHED: before that the
-   version still serves, after that no machine may bring it back.
+5. A rollback ghosts the version that it leaves, in the same write that makes the other one serve
+   (SWITCHED, INSTALLED): before that the version still serves, after that no machine may bring it
+   back. There, too, a version that a person deploys all the same is a ghost no more.
+6. A hot upgrade that cannot be becomes a full deployment of the same release (`fall_back`), never
+   the other way round: so every deployment ends.
 
 PURE: no os, socket, clock or store.
 """
@@ -21,7 +26,15 @@ from __future__ import annotations
 
 from enum import StrEnum
 
-from deployex_cli.core.state import Deployment, Ghost, Phase, State, StepName
+from deployex_cli.core.state import (
+    Deployment,
+    Ghost,
+    Phase,
+    Release,
+    State,
+    StepName,
+    Strategy,
+)
 
 
 class Event(StrEnum):
@@ -32,6 +45,9 @@ class Event(StrEnum):
     STOPPED = "stopped"
     SWITCHED = "switched"
     STARTED = "started"
+    STAGED = "staged"
+    INSTALLED = "installed"
+    MADE_PERMANENT = "made_permanent"
     CONFIRMED = "confirmed"
     ABANDONED = "abandoned"
     ROLLED_BACK = "rolled_back"
@@ -45,20 +61,31 @@ TABLE: dict[tuple[Phase, Event], Phase] = {
     (Phase.STOPPED, Event.SWITCHED): Phase.SWITCHED,
     (Phase.SWITCHED, Event.STARTED): Phase.STARTED,
     (Phase.STARTED, Event.CONFIRMED): Phase.CONFIRMED,
+    (Phase.PREPARED, Event.STAGED): Phase.STAGED,
+    (Phase.STAGED, Event.INSTALLED): Phase.INSTALLED,  # || the point of no return
+    (Phase.INSTALLED, Event.MADE_PERMANENT): Phase.PERMANENT,
+    (Phase.PERMANENT, Event.CONFIRMED): Phase.CONFIRMED,
     # left of ||: nothing that serves was touched
     (Phase.IDLE, Event.ABANDONED): Phase.ABANDONED,
     (Phase.UNPACKED, Event.ABANDONED): Phase.ABANDONED,
     (Phase.PREPARED, Event.ABANDONED): Phase.ABANDONED,
+    (Phase.STAGED, Event.ABANDONED): Phase.ABANDONED,
     # right of ||: the way back is a deployment of its own
     (Phase.STOPPED, Event.ROLLED_BACK): Phase.ROLLED_BACK,
     (Phase.SWITCHED, Event.ROLLED_BACK): Phase.ROLLED_BACK,
     (Phase.STARTED, Event.ROLLED_BACK): Phase.ROLLED_BACK,
     (Phase.STARTED, Event.SUPERSEDED): Phase.SUPERSEDED,
+    (Phase.STAGED, Event.ROLLED_BACK): Phase.ROLLED_BACK,  # install_release failed
+    (Phase.INSTALLED, Event.ROLLED_BACK): Phase.ROLLED_BACK,
+    (Phase.INSTALLED, Event.SUPERSEDED): Phase.SUPERSEDED,
+    (Phase.PERMANENT, Event.ROLLED_BACK): Phase.ROLLED_BACK,
+    (Phase.PERMANENT, Event.SUPERSEDED): Phase.SUPERSEDED,
 }
 
 ENDED = frozenset({Phase.CONFIRMED, Phase.ABANDONED, Phase.ROLLED_BACK, Phase.SUPERSEDED})
-LEFT_OF_NO_RETURN = frozenset({Phase.IDLE, Phase.UNPACKED, Phase.PREPARED})
+LEFT_OF_NO_RETURN = frozenset({Phase.IDLE, Phase.UNPACKED, Phase.PREPARED, Phase.STAGED})
 RIGHT_OF_NO_RETURN = frozenset({Phase.STOPPED, Phase.SWITCHED})
+ON_TRIAL = frozenset({Phase.STARTED, Phase.INSTALLED, Phase.PERMANENT})
 
 # which step leads to which event; the step's name is what stands in `intent`
 OUTCOME: dict[StepName, Event] = {
@@ -67,12 +94,22 @@ OUTCOME: dict[StepName, Event] = {
     StepName.STOP: Event.STOPPED,
     StepName.SWITCH: Event.SWITCHED,
     StepName.START: Event.STARTED,
+    StepName.STAGE: Event.STAGED,
+    StepName.INSTALL: Event.INSTALLED,
+    StepName.MAKE_PERMANENT: Event.MADE_PERMANENT,
     StepName.CONFIRM: Event.CONFIRMED,
 }
 
-# the step that is due in a phase, for one who finishes what another began
-NEXT_STEP: dict[Phase, StepName] = {
-    phase: step for step, event in OUTCOME.items() for (phase, e) in TABLE if e is event
+# the steps of each strategy, in order; the trial's own come when a later look has judged it
+STEPS: dict[Strategy, tuple[StepName, ...]] = {
+    "full_deployment": (
+        StepName.UNPACK,
+        StepName.PREPARE,
+        StepName.STOP,
+        StepName.SWITCH,
+        StepName.START,
+    ),
+    "hot_upgrade": (StepName.UNPACK, StepName.PREPARE, StepName.STAGE, StepName.INSTALL),
 }
 
 
@@ -82,16 +119,22 @@ class IllegalEvent(Exception):
 
 def is_unfinished(deployment: Deployment | None) -> bool:
     """Whether a deployment was left between its first step and its start (a trial is not)."""
-    return (
-        deployment is not None
-        and deployment.phase not in ENDED
-        and deployment.phase is not Phase.STARTED
-    )
+    return deployment is not None and deployment.phase not in ENDED | ON_TRIAL
 
 
 def on_trial(deployment: Deployment | None) -> bool:
     """Whether the version that runs still has to prove itself."""
-    return deployment is not None and deployment.phase is Phase.STARTED
+    return deployment is not None and deployment.phase in ON_TRIAL
+
+
+def next_step(deployment: Deployment | None) -> StepName | None:
+    """The step that is due in this phase; None: it has ended, or is on trial."""
+    if deployment is None or not is_unfinished(deployment):
+        return None
+    for step in STEPS[deployment.strategy]:
+        if (deployment.phase, OUTCOME[step]) in TABLE:
+            return step
+    return None
 
 
 def displaced(deployment: Deployment | None) -> Event | None:
@@ -123,10 +166,21 @@ def advance(state: State, event: Event, now: float, reason: str = "") -> State:
         reason=reason or deployment.reason,
     )
     state = state._replace(deployment=moved)
-    if event is Event.SWITCHED and moved.kind == "rollback" and moved.origin is not None:
-        leaving = moved.origin
-        state = ghosted(state, Ghost(leaving.version, leaving.digest, moved.reason, now))
+    if event in (Event.SWITCHED, Event.INSTALLED):
+        state = unghosted(state, moved.target)
+        if moved.kind == "rollback" and moved.origin is not None:
+            leaving = moved.origin
+            state = ghosted(state, Ghost(leaving.version, leaving.digest, moved.reason, now))
     return state
+
+
+def fall_back(state: State, now: float, reason: str) -> State:
+    """The state in which a hot upgrade goes on as a full deployment, from where both begin."""
+    assert state.deployment is not None
+    deployment = state.deployment._replace(
+        strategy="full_deployment", phase=Phase.PREPARED, intent=None, phase_at=now, reason=reason
+    )
+    return state._replace(deployment=deployment)
 
 
 def succeed(state: State, deployment: Deployment, event: Event | None = None) -> State:
@@ -147,6 +201,12 @@ def ghosted(state: State, ghost: Ghost) -> State:
     if any((g.version, g.digest) == (ghost.version, ghost.digest) for g in state.ghosts):
         return state
     return state._replace(ghosts=(*state.ghosts, ghost))
+
+
+def unghosted(state: State, release: Release) -> State:
+    """The state in which this release is no ghost any more."""
+    ghost = find_ghost(state, release.version, release.digest)
+    return state._replace(ghosts=tuple(g for g in state.ghosts if g != ghost))
 
 
 def find_ghost(state: State, version: str, digest: str | None) -> Ghost | None:

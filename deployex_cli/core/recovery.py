@@ -6,7 +6,8 @@ Rules
    comparison begins anew, with what is on disk already.
 3. But pre_commands run once: an intent of theirs without an outcome ends the deployment, ghosts the
    version and says so; and when they are done, it is finished rather than begun again.
-4. Right of it, it is finished: stop, switch and start can all be done again.
+4. Right of it, it is finished: stop, switch and start can all be done again. A hot upgrade is not
+   installed again blindly: that step asks the node first what became of it.
 5. An app that a person stopped is not started.
 6. A lost or unreadable state is rebuilt from the markers and links.
 
@@ -15,8 +16,9 @@ Used by check and by supervise alike. PURE: no os, socket, clock or store.
 
 from typing import NamedTuple
 
-from deployex_cli.core.lifecycle import LEFT_OF_NO_RETURN, NEXT_STEP, is_unfinished
-from deployex_cli.core.plan import Disk, Facts, Step, as_release, folder_number, switch_over
+from deployex_cli.core import plan
+from deployex_cli.core.lifecycle import LEFT_OF_NO_RETURN, is_unfinished
+from deployex_cli.core.plan import Disk, Facts, Step, as_release, folder_number
 from deployex_cli.core.state import Deployment, Phase, State, StepName
 
 MOVED = "moved by hand"  # the reason of a deployment by `deployex move`, which starts nothing
@@ -45,7 +47,11 @@ def recover(state: State, facts: Facts) -> Recovery:
                 " they are not run again by themselves (`deployex check --force` does)"
             )
             return Recovery((*sweep, Step(StepName.ABANDON, reason)), reason, ghost=reason)
-        if deployment.phase is not Phase.PREPARED or gone:
+        if deployment.strategy == "hot_upgrade" and state.wanted == "stopped":
+            reason = f"the hot upgrade to {version} was interrupted, and the app stopped"
+            return Recovery((*sweep, Step(StepName.ABANDON, reason)), reason)
+        prepared = deployment.phase in (Phase.PREPARED, Phase.STAGED)
+        if not prepared or (gone and deployment.intent is not StepName.INSTALL):
             where = deployment.intent or deployment.phase
             reason = f"the deployment of {version} was interrupted ({where.value}); it begins anew"
             return Recovery((*sweep, Step(StepName.ABANDON, reason)), reason)
@@ -54,14 +60,13 @@ def recover(state: State, facts: Facts) -> Recovery:
     else:
         phase = deployment.phase.value
         reason = f"the deployment of {version} was interrupted ({phase}); it goes on"
-    return Recovery((*sweep, *remaining(state, deployment)), reason)
+    return Recovery((*sweep, *remaining(state, facts)), reason)
 
 
-def remaining(state: State, deployment: Deployment) -> tuple[Step, ...]:
+def remaining(state: State, facts: Facts) -> tuple[Step, ...]:
     """The steps from the deployment's phase on; no start of an app that is to be stopped."""
-    names = [step.name for step in switch_over(deployment)]
-    begin = names.index(NEXT_STEP[deployment.phase])
-    steps = switch_over(deployment)[begin:]
+    assert state.deployment is not None
+    steps = plan.remaining(state.deployment, facts)
     if state.wanted == "stopped":
         steps = tuple(step for step in steps if step.name is not StepName.START)
     return steps

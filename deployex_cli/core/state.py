@@ -6,10 +6,11 @@ bytes in, values out.
 """
 
 import json
+from collections.abc import Callable
 from enum import StrEnum
 from typing import Any, Literal, NamedTuple
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 _END_OF_TIME = 253402300800  # the year 10000: what can be shown as a date
 
 Strategy = Literal["full_deployment", "hot_upgrade"]
@@ -26,6 +27,9 @@ class Phase(StrEnum):
     STOPPED = "stopped"
     SWITCHED = "switched"
     STARTED = "started"
+    STAGED = "staged"
+    INSTALLED = "installed"
+    PERMANENT = "permanent"
     CONFIRMED = "confirmed"
     ABANDONED = "abandoned"
     ROLLED_BACK = "rolled_back"
@@ -33,18 +37,23 @@ class Phase(StrEnum):
 
 
 class StepName(StrEnum):
-    """What a plan is made of. The first six have an intent and an outcome (lifecycle.OUTCOME)."""
+    """What a plan is made of. The first nine have an intent and an outcome (lifecycle.OUTCOME)."""
 
     UNPACK = "unpack"
     PREPARE = "prepare"
     STOP = "stop"
     SWITCH = "switch"
     START = "start"
+    STAGE = "stage"  # make a hot upgrade ready on the node: relup, check, configuration
+    INSTALL = "install"  # release_handler:install_release
+    MAKE_PERMANENT = "make_permanent"  # release_handler:make_permanent
     CONFIRM = "confirm"
     ABANDON = "abandon"  # end a deployment left of the point of no return
     SWEEP = "sweep"  # remove what a killed run left half-made
     PRUNE = "prune"  # remove releases that nothing needs any more
     RESUME = "resume"  # start the app that should run and does not
+    END = "end"  # stop the app that a person stopped and that runs all the same
+    GO_BACK = "go_back"  # end the trial of a hot upgrade that has failed it
 
 
 class Release(NamedTuple):
@@ -80,6 +89,7 @@ class Deployment(NamedTuple):
     phase_at: float
     by: str  # "timer", or a user's name
     reason: str
+    vm: str | None = None  # the VM that a hot upgrade was installed in (Process.vm)
 
 
 class State(NamedTuple):
@@ -100,8 +110,15 @@ class StateTooNew(Exception):
     """A newer deployex wrote it; this one must not touch it. `args[0]` is its schema version."""
 
 
+def _to_2(document: dict[str, Any]) -> dict[str, Any]:
+    """Hot upgrades came with the VM that they were installed in."""
+    if document["deployment"] is not None:
+        document["deployment"]["vm"] = None
+    return {**document, "schema_version": 2}
+
+
 # version n -> a function that makes a document of version n + 1 of it
-MIGRATIONS: dict[int, Any] = {}
+MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _to_2}
 
 
 def encode_state(state: State) -> bytes:
@@ -162,6 +179,7 @@ def _deployment(document: Any) -> Deployment | None:
         phase_at=_seconds(document["phase_at"]),
         by=_typed(document["by"], str),
         reason=_typed(document["reason"], str),
+        vm=_optional(document["vm"]),
     )
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 from deployex_cli.config import AppPaths
 from deployex_cli.core.plan import Disk, OnDisk, folder_number
+from deployex_cli.core.state import Release
 from deployex_cli.errors import UnsafeFolder
 from deployex_cli.layout import files
 
@@ -62,6 +63,7 @@ def read_marker(path: str, folder: str) -> OnDisk | None:
             digest=str(digest) if digest is not None else None,
             hash=str(document["hash"]),
             confirmed_at=float(confirmed_at) if confirmed_at is not None else None,
+            within=tuple(Release(**item) for item in document.get("within", ())),
         )
     except (OSError, ValueError, KeyError, TypeError):
         return None
@@ -69,13 +71,15 @@ def read_marker(path: str, folder: str) -> OnDisk | None:
 
 def write_marker(path: str, release: OnDisk) -> None:
     """Says in the folder itself what it holds, so that a lost state file loses nothing."""
-    document = {
+    document: dict[str, Any] = {
         "schema_version": MARKER_SCHEMA,
         "version": release.version,
         "sha256": release.digest,
         "hash": release.hash,
         "confirmed_at": release.confirmed_at,
     }
+    if release.within:
+        document["within"] = [before._asdict() for before in release.within]
     files.write_file(f"{path}/{MARKER}", json.dumps(document).encode() + b"\n")
 
 

@@ -36,6 +36,7 @@ from deployex_cli.layout.otp_files import (
 __all__ = [
     "Added",
     "boots",
+    "find_rel",
     "make_boot",
     "package_facts",
     "place_appups",
@@ -102,7 +103,7 @@ def package_facts(new: str, current: str, app: str, origin: str, target: str) ->
         without_rel=tuple(
             version
             for folder, version in ((current, origin), (new, target))
-            if _find_rel(folder, app, version) is None
+            if find_rel(folder, app, version) is None
         ),
         overlays=tuple(_overlays(new, current)),
     )
@@ -401,7 +402,7 @@ def _placed_name(unfinished: str) -> str:
 
 def _put_rel(folder: str, current: str, app: str, version: str) -> None:
     """Puts the .rel file of a version where make_relup looks for it, if there is one."""
-    target, source = _rel_path(current, app, version), _find_rel(folder, app, version)
+    target, source = _rel_path(current, app, version), find_rel(folder, app, version)
     if source is not None and source != target and _difference(source, target) is not None:
         _remove(target)
         _put(source, target)
@@ -409,7 +410,7 @@ def _put_rel(folder: str, current: str, app: str, version: str) -> None:
 
 def _name_rel(made: str, new: str, app: str, version: str) -> None:
     """set_unpacked reads releases/{version}/{app}.rel."""
-    source = _find_rel(new, app, version)
+    source = find_rel(new, app, version)
     if source is not None and not os.path.lexists(f"{made}/{app}.rel"):
         _copy(source, f"{made}/{app}.rel")
 
@@ -418,7 +419,7 @@ def _rel_path(folder: str, app: str, version: str) -> str:
     return f"{folder}/releases/{app}-{version}.rel"
 
 
-def _find_rel(folder: str, app: str, version: str) -> str | None:
+def find_rel(folder: str, app: str, version: str) -> str | None:
     """The .rel file of a version: Mix, relx and reltool each put it elsewhere."""
     candidates = [f"{version}/{app}.rel", f"{app}-{version}.rel", f"{version}/{app}-{version}.rel"]
     holdings = read_holdings(folder)

@@ -90,13 +90,18 @@ def process_facts(record: Record | None) -> Process:
     if record is None:
         return Process()
     running = lives(record.app, record)
+    pid, start = record.app if running and record.app else (None, None)
+    boot = procfs.boot_id()
     supervised = lives(record.supervisor, record)
     return Process(
         supervised=supervised,
         state=record.state if supervised else "STOPPED",
         running=running,
         folder=record.folder if running else None,
-        uptime=procfs.uptime(record.app[1]) if running and record.app else None,
+        uptime=procfs.uptime(start) if start is not None else None,
+        pid=pid,
+        vm=f"{boot}/{pid}/{start}" if pid is not None else None,
+        boot=boot,
     )
 
 

@@ -1,0 +1,136 @@
+"""The new version's runtime configuration: resolved on the node, and never seen by us.
+
+install_release sets the applications' environment from the new sys.config, which is what the build
+knew: what config providers add at boot (runtime.exs) would be lost. So they are run on the node
+before, what they give waits in a persistent_term, and a hook in the relup sets it directly after
+point_of_no_return, before any code changes. At the head of the script it would be too early:
+check_install_release already evaluates what stands before point_of_no_return.
+
+A rewritten sys.config would not do: it breaks on the first fun in it. (Elixir: Config.Provider.
+OTP: relup(4), release_handler(3), config(4).)
+"""
+
+from __future__ import annotations
+
+from deployex_cli.errors import ProviderFailed
+from deployex_cli.otp.node import Node
+from deployex_cli.otp.terms import Atom, text
+
+STASH = Atom("deployex_configuration")  # persistent_term; secrets are in it
+_PROVIDER_SECONDS = 30.0  # one may ask a secrets' manager
+
+
+def resolve(node: Node, root: str, version: str) -> None:
+    """Folds the version's providers over its sys.config, and stashes what they give.
+
+    Raises ProviderFailed.
+    """
+    bindings = {"Folder": f"{root}/releases/{version}", "Key": STASH}
+    answer = node.evaluate(_RESOLVE, bindings, _PROVIDER_SECONDS)
+    if answer != "ok":
+        raise ProviderFailed(f"the runtime configuration of {version}: {text(answer)}")
+
+
+def hook(node: Node, relup: str) -> None:
+    """Puts what sets the stash into each script of a relup, up and down."""
+    node.evaluate(_HOOK, {"File": relup, "Key": STASH})
+
+
+def erase(node: Node) -> None:
+    """Erases the stash, on every way out."""
+    node.call("persistent_term", "erase", [STASH])
+
+
+# --- Erlang, evaluated on the node --------------------------------------------------------------
+
+# No value of the configuration is in an answer: a provider's error may hold one, so that only its
+# class and module are named.
+_RESOLVE = r"""
+Read = fun(Path) ->
+    case file:consult(Path) of
+        {ok, [Terms]} when is_list(Terms) -> Terms;
+        {error, enoent} -> [];
+        _ -> throw({words, "sys.config cannot be read"})
+    end
+end,
+Expanded = fun(Path) ->  % what relx's script does at boot (RELX_REPLACE_OS_VARS)
+    {ok, Raw} = file:read_file(Path),
+    Replace = fun(Variable, Text) ->
+        binary:replace(Text, <<"${", (list_to_binary(Variable))/binary, "}">>,
+            list_to_binary(os:getenv(Variable, "")), [global])
+    end,
+    Names = case re:run(Raw, "\\$\\{([A-Za-z_][A-Za-z0-9_]*)\\}",
+            [global, {capture, [1], list}]) of
+        {match, Found} -> lists:usort(lists:append(Found));
+        nomatch -> []
+    end,
+    {ok, Tokens, _} = erl_scan:string(unicode:characters_to_list(
+        lists:foldl(Replace, Raw, Names))),
+    {ok, Terms} = erl_parse:parse_term(Tokens),
+    Terms
+end,
+Valid = fun(Config) ->
+    is_list(Config) andalso
+    lists:all(fun({App, Pairs}) when is_atom(App), is_list(Pairs) ->
+            lists:all(fun({Name, _}) when is_atom(Name) -> true; (_) -> false end, Pairs);
+        (_) -> false end, Config)
+end,
+Last = fun(Pairs) ->  % application:set_env/2 refuses a name that comes twice
+    maps:to_list(maps:from_list(Pairs))
+end,
+try
+    Source = filename:join(Folder, "sys.config.src"),
+    Config = case filelib:is_regular(Source) of
+        true -> Expanded(Source);
+        false -> Read(filename:join(Folder, "sys.config"))
+    end,
+    Elixir = proplists:get_value(elixir, Config, []),
+    Providers = case proplists:get_value(config_provider_init, Elixir) of
+        #{providers := List} -> List;
+        _ -> []
+    end,
+    Load = fun({Module, Argument}, Before) ->
+        After = try Module:load(Before, Argument)
+        catch Class:_ -> throw({words, io_lib:format("~tp:load/2 ended in ~tp", [Module, Class])})
+        end,
+        case Valid(After) of
+            true -> After;
+            false -> throw({words, io_lib:format("~tp:load/2 gave no configuration", [Module])})
+        end
+    end,
+    Resolved = lists:foldl(Load, Config, Providers),
+    case Valid(Resolved) of
+        true -> ok;
+        false -> throw({words, "sys.config is no list of applications"})
+    end,
+    Whole = [{App, Last([Pair || {A, Pairs} <- Resolved, A =:= App, Pair <- Pairs])}
+        || App <- lists:usort([A || {A, _} <- Resolved])],
+    Kept = [{App, lists:keydelete(config_provider_init, 1, Pairs)} || {App, Pairs} <- Whole],
+    persistent_term:put(Key, Kept),
+    ok
+catch
+    throw:{words, Words} -> lists:flatten(Words);
+    Kind:_ -> lists:flatten(io_lib:format("it cannot be resolved (~tp)", [Kind]))
+end.
+"""
+
+_HOOK = r"""
+Source = lists:flatten(io_lib:format(
+    "application:set_env(persistent_term:get(~tp, []), [{persistent, true}]),"
+    " persistent_term:erase(~tp).", [Key, Key])),
+{ok, Tokens, _} = erl_scan:string(Source),
+{ok, Forms} = erl_parse:parse_exprs(Tokens),
+Apply = {apply, {erl_eval, exprs, [Forms, []]}},
+Hooked = fun
+    ([restart_new_emulator | _] = Script) -> Script;
+    (Script) -> lists:append([case Instruction of
+        point_of_no_return -> [Instruction, Apply];
+        Apply -> [];
+        _ -> [Instruction]
+    end || Instruction <- Script])
+end,
+All = fun(Ways) -> [{Vsn, Text, Hooked(Script)} || {Vsn, Text, Script} <- Ways] end,
+{ok, [{Version, Ups, Downs}]} = file:consult(File),
+Term = io_lib:format("%% coding: utf-8~n~tp.~n", [{Version, All(Ups), All(Downs)}]),
+ok = file:write_file(File, unicode:characters_to_binary(Term)).
+"""
