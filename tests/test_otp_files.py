@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from deployex_cli.errors import NotFound, StateError
 from deployex_cli.layout.otp_files import (
     HELD,
+    KEPT,
     RELEASES,
     START_ERL,
     Held,
@@ -175,3 +177,109 @@ def test_a_release_that_has_neither_file_is_left_alone(tmp_path: Path) -> None:
     keep_copies(str(tmp_path))
     assert mend(str(tmp_path)) == []
     assert list(tmp_path.iterdir()) == []
+
+
+# --- several releases in one folder ---------------------------------------------------------
+
+
+@pytest.fixture
+def upgraded(placed: Path) -> Path:
+    """A release that another was put into and made permanent, as the VM leaves it."""
+    (placed / "releases/1.3.0").mkdir()
+    first = Held("1.2.3", "15.2", ("kernel-9.2", "stdlib-5.2"))
+    write_holdings(str(placed), Holdings("counter", (first, first._replace(version="1.3.0"))))
+    (placed / START_ERL).write_text("15.2 1.3.0\n")
+    (placed / RELEASES).write_text(by_otp("1.3.0"))
+    return placed
+
+
+def by_otp(permanent: str) -> str:
+    """RELEASES as OTP writes it: a line about the encoding first."""
+    other = {"1.2.3": "1.3.0", "1.3.0": "1.2.3"}[permanent]
+    entries = (
+        f'{{release,"counter","{version}","15.2",[{{kernel,"9.2","/r/lib/kernel-9.2"}}],{status}}}'
+        for version, status in ((permanent, "permanent"), (other, "old"))
+    )
+    return f"%% coding: utf-8\n[{','.join(entries)}].\n"
+
+
+def permanent(folder: Path) -> list[str]:
+    """The versions that our RELEASES calls permanent."""
+    parts = (folder / RELEASES).read_text().split("{release,")
+    return [part.split('"')[3] for part in parts if "],permanent}" in part]
+
+
+def test_what_otp_wrote_is_whole(placed: Path) -> None:
+    (placed / RELEASES).write_text(by_otp("1.2.3"))
+    assert mend(str(placed)) == []
+    assert (placed / RELEASES).read_text() == by_otp("1.2.3")
+
+
+def test_what_was_put_in_is_read_back(upgraded: Path) -> None:
+    held = read_holdings(str(upgraded))
+    assert held is not None
+    assert [release.version for release in held.releases] == ["1.2.3", "1.3.0"]
+    assert held.libraries() == {"kernel-9.2", "stdlib-5.2"}
+    assert [release.version for release in held.without("1.3.0").releases] == ["1.2.3"]
+
+
+@pytest.mark.parametrize("boots_now", ["1.2.3", "1.3.0"])
+def test_a_make_permanent_that_ended_half_way_leaves_files_that_fit_after_all(
+    upgraded: Path, boots_now: str
+) -> None:
+    (upgraded / START_ERL).write_text(f"15.2 {boots_now}\n")
+    for written in ("1.2.3", "1.3.0"):
+        (upgraded / RELEASES).write_text(by_otp(written))
+        assert mend(str(upgraded)) == []
+        assert permanent(upgraded) == [boots_now]
+
+
+def test_torn_files_become_what_last_was_made_to_boot(upgraded: Path) -> None:
+    for version in ("1.2.3", "1.3.0"):
+        for raw in (b"", b"15.2", b"\0\0"):
+            (upgraded / START_ERL).write_bytes(raw)
+            (upgraded / RELEASES).write_bytes(raw)
+            assert mend(str(upgraded)) == [START_ERL, RELEASES]
+            assert boots(str(upgraded)) == version
+            assert permanent(upgraded) == [version]
+        (upgraded / START_ERL).write_text("15.2 1.3.0\n")
+        (upgraded / RELEASES).write_text(by_otp("1.3.0"))
+        renew_copies(str(upgraded))
+
+
+def test_what_is_torn_is_not_kept(upgraded: Path) -> None:
+    before = (upgraded / KEPT).read_bytes()
+    (upgraded / RELEASES).write_text(by_otp("1.3.0")[:-9])
+    renew_copies(str(upgraded))
+    assert (upgraded / KEPT).read_bytes() == before
+
+
+def test_a_release_that_is_not_there_as_a_whole_is_not_told_of(upgraded: Path) -> None:
+    make_boot(str(upgraded), "1.2.3")
+    (upgraded / "releases/1.3.0").rmdir()
+    assert mend(str(upgraded)) == []
+    assert "1.3.0" not in (upgraded / RELEASES).read_text()
+    for missing in ("1.3.0", "9.9.9"):
+        with pytest.raises(NotFound):
+            make_boot(str(upgraded), missing)
+    assert boots(str(upgraded)) == "1.2.3"
+
+
+def test_a_release_that_was_never_upgraded_hot_boots_itself_already(placed: Path) -> None:
+    before = {path: path.read_bytes() for path in placed.rglob("*") if path.is_file()}
+    make_boot(str(placed), "1.2.3")
+    with pytest.raises(NotFound):
+        make_boot(str(placed), "1.3.0")
+    assert {path: path.read_bytes() for path in placed.rglob("*") if path.is_file()} == before
+
+
+def test_a_list_that_cannot_be_used_is_said_and_does_not_keep_the_app_from_its_start(
+    upgraded: Path,
+) -> None:
+    for content in ("", "[]", '{"schema_version": 9}', '{"schema_version": 1, "name": "x"}'):
+        (upgraded / HELD).write_text(content)
+        with pytest.raises(StateError, match="in full"):
+            read_holdings(str(upgraded))
+        (upgraded / START_ERL).write_text("")
+        assert mend(str(upgraded)) == [START_ERL]
+        assert boots(str(upgraded)) == "1.2.3"

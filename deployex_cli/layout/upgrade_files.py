@@ -209,7 +209,7 @@ def _overlays(new: str, current: str) -> list[str]:
         path = f"{new}/{name}"
         if os.path.isdir(path) and not os.path.islink(path):
             names = [f"{name}/{inside}" for inside in sorted(os.listdir(path))] + names
-        elif not os.path.lexists(f"{current}/{name}") or _difference(path, f"{current}/{name}"):
+        elif _difference(path, f"{current}/{name}") is not None:
             found.append(name)
     return found
 
@@ -360,9 +360,10 @@ def take_out(current: str, app: str, to: str, keep_versions: tuple[str, ...] = (
         raise ValueError(f"{to} is needed in {current}, and not taken out")
     _remove(f"{current}/releases/{to}")
     _remove(_rel_path(current, app, to))
-    others = holdings.without(to)
+    others, held = holdings.without(to), holdings.find(to)
+    for other in others.releases:
+        _remove_leftovers(_rel_path(current, app, other.version))
     needed = others.libraries()
-    held = holdings.find(to)
     for library in held.libraries if held else ():
         if library not in needed:
             _remove(f"{current}/lib/{library}")
@@ -443,8 +444,8 @@ def _split(library: str) -> tuple[str, str]:
 
 def _put(source: str, path: str, finish: Callable[[str], None] | None = None) -> None:
     """Copies to a name that is free: under a temporary one first, `finish`ed, then renamed."""
+    _remove_leftovers(path)
     unfinished = files.temporary(path)
-    _remove_as_it_is(unfinished)
     _copy(source, unfinished)
     if finish is not None:
         finish(unfinished)
@@ -452,13 +453,19 @@ def _put(source: str, path: str, finish: Callable[[str], None] | None = None) ->
 
 
 def _remove(path: str) -> None:
-    """Removes a file or folder, and what a killed run left of it or of its making."""
+    """Removes a file or folder, and what a killed run left of it."""
+    _remove_leftovers(path)
+    _remove_entry(path)
+
+
+def _remove_leftovers(path: str) -> None:
+    """Removes what a killed run left of the making of `path`, or of its removal."""
     folder, name = os.path.split(path)
-    for entry in (files.temporary(path), f"{folder}/{files.TRASH}{name}", path):
-        _remove_as_it_is(entry)
+    _remove_entry(files.temporary(path))
+    _remove_entry(f"{folder}/{files.TRASH}{name}")
 
 
-def _remove_as_it_is(path: str) -> None:
+def _remove_entry(path: str) -> None:
     if os.path.isdir(path) and not os.path.islink(path):
         files.remove_tree(path)
     else:
