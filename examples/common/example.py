@@ -27,14 +27,16 @@ def main(
     name: str,
     versions: Mapping[str, str],
     sources: Iterable[Path],
-    prepare: Callable[[Path], None],
+    prepare: Callable[[Path, "list[str]"], None],
     assemble: Callable[[Path, str], Path],
 ) -> None:
     """Build OUTDIR/{name}-{version}.tar.gz for the versions on the command line.
 
-    versions maps each version to a word on what it does. prepare(work) compiles
-    once; assemble(work, version) returns the folder that becomes the root of
-    the tarball, and is called from several threads.
+    versions maps each version to a word on what it does. One that is written
+    variant/version is another package of that version, and is built as
+    OUTDIR/{variant}/{name}-{version}.tar.gz. prepare(work, versions) compiles
+    once what all need; assemble(work, version) returns the folder that becomes
+    the root of the tarball, and is called from several threads.
     """
     outdir, wanted = _arguments(name, versions)
     outdir.mkdir(parents=True, exist_ok=True)
@@ -43,9 +45,10 @@ def main(
 
     due = []
     for version in wanted:
-        tarball = outdir / f"{name}-{version}.tar.gz"
+        variant, _, number = version.rpartition("/")
+        tarball = outdir / variant / f"{name}-{number}.tar.gz"
         if tarball.exists() and tarball.stat().st_mtime > changed:
-            print(f"{tarball.name}  up to date")
+            print(f"{tarball.relative_to(outdir)}  up to date")
         else:
             due.append((version, tarball))
     if not due:
@@ -54,14 +57,16 @@ def main(
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that `with` cleans up
     with tempfile.TemporaryDirectory(prefix=f"{name}-build-") as folder:
         work = Path(folder)
-        prepare(work)
+        prepare(work, [version for version, _ in due])
 
         def build(version: str, tarball: Path) -> str:
             begun = time.monotonic()
+            tarball.parent.mkdir(exist_ok=True)
             _pack(assemble(work, version), tarball, started)
             kilobytes = tarball.stat().st_size / 1e3
             seconds = time.monotonic() - begun
-            return f"{tarball.name}  {versions[version]}, {kilobytes:.0f} kB, {seconds:.1f} s"
+            shown = tarball.relative_to(outdir)
+            return f"{shown}  {versions[version]}, {kilobytes:.0f} kB, {seconds:.1f} s"
 
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             for line in pool.map(lambda row: build(*row), due):

@@ -1,1 +1,7 @@
-[inputs: ["mix.exs", "{config,lib}/**/*.{ex,exs}"]]
+[
+  inputs: [
+    "{mix,.formatter}.exs",
+    "{config,lib,upgrades}/**/*.{ex,exs}",
+    "phrase/**/*.{ex,exs}"
+  ]
+]

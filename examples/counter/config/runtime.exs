@@ -13,4 +13,6 @@ config :counter,
   port: System.get_env("PORT", "4000") |> String.to_integer(),
   greeting: greeting,
   # This key is set nowhere else: without runtime.exs it is not there at all.
-  only_runtime: greeting
+  only_runtime: greeting,
+  # The release's own folder, and so its version.
+  configured_by: Path.basename(__DIR__)

@@ -14,6 +14,15 @@ defmodule Counter.Application do
     Supervisor.start_link(children, strategy: :rest_for_one, name: Counter.Supervisor)
   end
 
+  @impl true
+  def prep_stop(state) do
+    Counter.Shutdown.prep_stop()
+    state
+  end
+
+  @impl true
+  def stop(_state), do: Counter.Shutdown.stop()
+
   defp misbehave(:good), do: []
   defp misbehave(:fails_at_boot), do: raise("this version fails at boot, on purpose")
 

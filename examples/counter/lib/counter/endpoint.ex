@@ -165,4 +165,5 @@ defmodule Counter.Endpoint do
   defp reason(411), do: "Length Required"
   defp reason(413), do: "Content Too Large"
   defp reason(431), do: "Request Header Fields Too Large"
+  defp reason(501), do: "Not Implemented"
 end

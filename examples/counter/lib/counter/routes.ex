@@ -44,6 +44,23 @@ defmodule Counter.Routes do
     end
   end
 
+  # A process in Counter.Server's code that no hot upgrade brings to the new one.
+  defp route("GET", "/linger", _params) do
+    {:ok, pid} = Task.Supervisor.start_child(Counter.Connections, Counter.Server, :linger, [])
+    Process.register(pid, Counter.Lingering)
+    text(200, inspect(pid))
+  end
+
+  defp route("GET", "/lingering", _params),
+    do: text(200, if(Process.whereis(Counter.Lingering), do: "yes", else: "no"))
+
+  # Whether the protocol knows a float is what one of the upgrades changes.
+  defp route("GET", "/describe", _params) do
+    text(200, Counter.Describe.describe(1.5))
+  rescue
+    error in Protocol.UndefinedError -> text(501, Exception.message(error))
+  end
+
   defp route("GET", "/log", params) do
     text = Map.get(params, "text", "log line")
     lines = params |> Map.get("n", "1") |> String.to_integer()
@@ -60,19 +77,26 @@ defmodule Counter.Routes do
 
   # The configuration is read anew each time, so that the answer shows what a
   # hot upgrade made of it; the port is the configured one, not the open one.
-  defp status(counter) do
-    fields = [
-      version: to_string(Application.spec(:counter, :vsn)),
-      counter: counter,
-      os_pid: System.pid(),
-      node: Atom.to_string(node()),
-      greeting: Application.get_env(:counter, :greeting),
-      only_runtime: Application.get_env(:counter, :only_runtime),
-      port: Application.get_env(:counter, :port)
-    ]
+  defp status(server) do
+    fields =
+      [
+        version: to_string(Application.spec(:counter, :vsn)),
+        counter: server[:counter],
+        os_pid: System.pid(),
+        node: Atom.to_string(node()),
+        greeting: Application.get_env(:counter, :greeting),
+        only_runtime: Application.get_env(:counter, :only_runtime),
+        port: Application.get_env(:counter, :port),
+        configured_by: Application.get_env(:counter, :configured_by),
+        phrase: Phrase.of(server[:counter]),
+        shouted: shouted(Application.get_env(:counter, :shout))
+      ] ++ Keyword.delete(server, :counter)
 
     {200, "application/json", [json(fields), "\n"]}
   end
+
+  defp shouted(nil), do: nil
+  defp shouted(shout), do: shout.("hello")
 
   defp text(status, body), do: {status, "text/plain; charset=utf-8", body}
 
