@@ -1,8 +1,14 @@
-"""`deployex status`: what is deployed, what runs, and what is due. Reads files, asks no lock."""
+"""`deployex status`: what is deployed, what runs, how its node is, and what is due.
+
+Reads files and asks the nodes, all at once and for a second at most; asks no lock.
+"""
 
 from __future__ import annotations
 
+import os
 import time
+from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 from deployex_cli.commands.context import all_apps
@@ -10,25 +16,40 @@ from deployex_cli.config import AppConfig, Config
 from deployex_cli.core.manifest import parse_manifest
 from deployex_cli.core.plan import Facts, Policy, plan
 from deployex_cli.core.recovery import recover
-from deployex_cli.errors import DeployexError, ManifestError, StoreUnreachable, UnsafeFolder
+from deployex_cli.errors import (
+    DeployexError,
+    ManifestError,
+    NodeError,
+    StoreUnreachable,
+    UnsafeFolder,
+)
 from deployex_cli.layout.releases import read_disk
 from deployex_cli.layout.state_file import load_state
+from deployex_cli.otp.identity import target_of
+from deployex_cli.otp.inspect import Count, NodeStatus, ask_all
 from deployex_cli.result import Failure, Result, Table, failure_of
 from deployex_cli.storage import open_store
 from deployex_cli.supervise import procfs
 from deployex_cli.supervise.record import process_facts, read_record
 from deployex_cli.words import iso, mebibytes, seconds
 
+_NODE_SECONDS = 1.0  # for all nodes together
+
 
 def status(config: Config, app_name: str | None) -> Result:
     """The status of the apps that are meant."""
     found: list[dict[str, Any]] = []
     failures: list[Failure] = []
-    for app in all_apps(config, app_name):
+    apps = all_apps(config, app_name)
+    nodes = _ask_nodes(apps)  # which takes time: the files are read meanwhile
+    for app in apps:
         try:
             found.append(_status_of(app))
         except (DeployexError, OSError) as error:
             failures.append(failure_of(error))
+    answers = nodes()
+    for one in found:
+        one["node"] = answers[one["app"]]
     tables = (_details(found[0]),) if len(found) == 1 else (_overview(found),) if found else ()
     return Result("status", {"apps": found}, tables=tables, failures=tuple(failures))
 
@@ -87,6 +108,109 @@ def _status_of(app: AppConfig) -> dict[str, Any]:
     }
 
 
+# --- the node -----------------------------------------------------------------------------------
+
+
+def _ask_nodes(apps: tuple[AppConfig, ...]) -> Callable[[], dict[str, dict[str, Any]]]:
+    """Begins to ask the node of each app that runs; what it returns waits for the answers."""
+    silent: dict[str, dict[str, Any]] = {}
+    asked: dict[str, partial[Any]] = {}
+    for app in apps:
+        if app.distribution == "none":
+            silent[app.name] = _no_node("distribution_none", 'distribution = "none"')
+            continue
+        try:
+            process = process_facts(read_record(app.paths.record))
+        except OSError:
+            process = process_facts(None)  # _status_of says what is wrong
+        if process.pid is None:
+            silent[app.name] = _no_node("not_running", "it does not run")
+        else:
+            asked[app.name] = partial(target_of, app, process.pid, os.environ)
+    wait = ask_all(tuple(asked.values()), _NODE_SECONDS)
+
+    def answers() -> dict[str, dict[str, Any]]:
+        told = zip(asked, wait(), strict=True)
+        return {**silent, **{name: _node(answer) for name, answer in told}}
+
+    return answers
+
+
+def _node(answer: NodeStatus | NodeError) -> dict[str, Any]:
+    """The node's part of the status; the keys are in README, "Status"."""
+    if isinstance(answer, NodeError):
+        return _no_node(answer.code, answer.message)
+    return {
+        "reachable": True,
+        "reason": None,
+        "message": None,
+        "name": answer.name,
+        "otp_release": answer.otp_release,
+        "tls": answer.tls,
+        "running_release": answer.running,
+        "permanent_release": answer.permanent,
+        "release_handler": answer.release_handler,
+        "uptime_ms": answer.uptime_ms,
+        "memory_bytes": answer.memory,
+        "processes": answer.processes._asdict(),
+        "atoms": answer.atoms._asdict(),
+        "ports": answer.ports._asdict(),
+        "run_queue": answer.run_queue,
+        "applications": [application._asdict() for application in answer.applications],
+    }
+
+
+def _no_node(reason: str, message: str) -> dict[str, Any]:
+    return {"reachable": False, "reason": reason, "message": message}
+
+
+def _node_rows(node: dict[str, Any]) -> list[tuple[str, str]]:
+    if not node["reachable"]:
+        asked = node["reason"] not in ("not_running", "distribution_none")
+        return [("node", f"not reachable: {node['message']}" if asked else "-")]
+    uptime = seconds(node["uptime_ms"] / 1000)
+    loaded = [app for app in node["applications"] if not app["started"]]
+    rows = [
+        ("node", f"{node['name']}, OTP {node['otp_release']}, {_wire(node)}"),
+        ("running release", _releases(node)),
+        ("VM uptime", uptime),
+        ("VM memory", mebibytes(node["memory_bytes"])),
+        *((what, _of(Count(**node[what]))) for what in ("processes", "atoms", "ports")),
+        ("run queue", str(node["run_queue"])),
+        ("applications", _versions(app for app in node["applications"] if app["started"])),
+    ]
+    return [*rows, ("loaded only", _versions(loaded))] if loaded else rows
+
+
+def _wire(node: dict[str, Any]) -> str:
+    return "TLS" if node["tls"] else "no TLS"
+
+
+def _releases(node: dict[str, Any]) -> str:
+    if node["release_handler"] == "busy":
+        return "its release handler is busy: an install may be under way"
+    running, permanent = node["running_release"], node["permanent_release"]
+    if running == permanent:
+        return _or_dash(running)
+    return f"{running}; a restart boots {permanent}"
+
+
+def _of(count: Count) -> str:
+    return f"{count.used} of {count.limit} ({count.percent:.1f} %)"
+
+
+def _versions(applications: Iterable[dict[str, Any]]) -> str:
+    return ", ".join(f"{app['name']} {app['version']}" for app in applications) or "-"
+
+
+def _node_word(node: dict[str, Any]) -> str:
+    """The node in one word, for a row among others."""
+    return "reachable" if node["reachable"] else str(node["reason"]).replace("_", " ")
+
+
+# --- the store ----------------------------------------------------------------------------------
+
+
 def _published(
     app: AppConfig, facts: Facts, state: Any, now: float
 ) -> tuple[dict[str, Any] | None, str]:
@@ -102,6 +226,9 @@ def _published(
     if interrupted:
         return published, interrupted
     return published, plan(state, manifest, facts, Policy(app.min_healthy_time), now).reason
+
+
+# --- for people ---------------------------------------------------------------------------------
 
 
 def _details(one: dict[str, Any]) -> Table:
@@ -124,6 +251,7 @@ def _details(one: dict[str, Any]) -> Table:
         ("OS pid", _or_dash(one["pid"]) + _other(one)),
         ("uptime", seconds(one["uptime_seconds"])),
         ("memory", mebibytes(one["memory_bytes"])),
+        *_node_rows(one["node"]),
         ("crashes", f"{one['crashes']} ({one['crashes_in_a_row']} in a row)"),
         ("last exit", exit_words),
         ("ghosted", ", ".join(g["version"] for g in one["ghosts"]) or "-"),
@@ -136,7 +264,17 @@ def _details(one: dict[str, Any]) -> Table:
 
 
 def _overview(found: list[dict[str, Any]]) -> Table:
-    columns = ("app", "version", "phase", "supervisor", "pid", "uptime", "memory", "crashes")
+    columns = (
+        "app",
+        "version",
+        "phase",
+        "supervisor",
+        "pid",
+        "uptime",
+        "memory",
+        "node",
+        "crashes",
+    )
     rows = tuple(
         (
             one["app"],
@@ -146,6 +284,7 @@ def _overview(found: list[dict[str, Any]]) -> Table:
             _or_dash(one["pid"]),
             seconds(one["uptime_seconds"]),
             mebibytes(one["memory_bytes"]),
+            _node_word(one["node"]),
             str(one["crashes"]),
             _published_words(one),
             one["due"],
