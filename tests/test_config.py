@@ -176,6 +176,15 @@ stop_timeout = "1.5s"
 pre_command_timeout = "2h"
 max_entries = 1
 max_unpacked = "1MiB"
+distribution = "none"
+dist_port = 9100
+connect_host = "10.0.0.6"
+epmd_port = 65535
+cookie_file = "/etc/deployex/cookie"
+tls_ca = "/t/ca.crt"
+tls_cert = "/t/deployex.crt"
+tls_key = "/t/x/../deployex.key"
+on_upgrade_failure = "ghost"
 """
     app = only(load(tmp_path, text))
     assert app._replace(paths=app.paths) == AppConfig(
@@ -190,6 +199,15 @@ max_unpacked = "1MiB"
         pre_command_timeout=7200.0,
         max_entries=1,
         max_unpacked=2**20,
+        distribution="none",
+        dist_port=9100,
+        connect_host="10.0.0.6",
+        epmd_port=65535,
+        cookie_file="/etc/deployex/cookie",
+        tls_ca="/t/ca.crt",
+        tls_cert="/t/deployex.crt",
+        tls_key="/t/deployex.key",
+        on_upgrade_failure="ghost",
         environment="qa-1",
         paths=app.paths,
     )
@@ -224,6 +242,9 @@ def test_what_nobody_set_has_its_default() -> None:
     assert (app.min_healthy_time, app.stop_timeout, app.pre_command_timeout) == (30, 15, 600)
     assert (app.max_entries, app.max_unpacked) == (100_000, 4_294_967_296)
     assert (app.env, app.env_inherit, app.cookie) == ((), None, None)
+    assert (app.distribution, app.on_upgrade_failure) == ("auto", "full")
+    assert (app.dist_port, app.connect_host, app.epmd_port, app.cookie_file) == (None,) * 4
+    assert (app.tls_ca, app.tls_cert, app.tls_key) == (None, None, None)
 
 
 # --- what is refused ------------------------------------------------------------------------
@@ -292,6 +313,19 @@ def test_an_unknown_key_is_refused_at_every_level_and_the_nearest_is_named(
         ("apps.counter.max_entries", '"7"', "must be a whole number"),
         ("apps.counter.max_unpacked", "7", "must be a size with a unit"),
         ("apps.counter.max_unpacked", '"7 GB"', "must be a size"),
+        ("apps.counter.distribution", '"on"', 'must be "auto" or "none"'),
+        ("apps.counter.distribution", "false", 'must be "auto" or "none"'),
+        ("apps.counter.dist_port", '"9100"', "must be a port, 1 to 65535"),
+        ("apps.counter.dist_port", "0", "must be a port"),
+        ("apps.counter.dist_port", "65536", "must be a port"),
+        ("apps.counter.epmd_port", "true", "must be a port"),
+        ("apps.counter.connect_host", '"a b"', "must be a host name or an address"),
+        ("apps.counter.connect_host", '""', "must be a host name or an address"),
+        ("apps.counter.cookie_file", '"cookie"', "must be an absolute path"),
+        ("apps.counter.tls_ca", '"ca.crt"', "must be an absolute path"),
+        ("apps.counter.tls_cert", "7", "must be text"),
+        ("apps.counter.tls_key", '""', "must be an absolute path"),
+        ("apps.counter.on_upgrade_failure", '"restart"', 'must be "full" or "ghost"'),
     ],
 )
 def test_a_value_of_a_wrong_kind_is_refused_with_file_and_key(

@@ -19,7 +19,7 @@ from _socket import (
     getaddrinfo,
 )
 from _socket import socket as Socket
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from time import monotonic
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -44,7 +44,7 @@ from deployex_cli.otp import epmd, framing, handshake, terms
 from deployex_cli.otp.terms import Atom, Term
 
 if TYPE_CHECKING:
-    from deployex_cli.otp.identity import Target
+    from deployex_cli.otp.identity import Target, TlsFiles
 
 TICK_SECONDS = 5.0  # a node with the default net_ticktime gives us up after 45 to 75 s of silence
 IDLE_SECONDS = 10.0  # after so long a connection is made anew: nobody has answered ticks
@@ -163,8 +163,9 @@ class Node:
                 " cookie_file"
             )
         try:
-            socket = _encrypted(_dial(target, deadline), target, deadline)
-            link = _Link(socket, 4 if target.tls else 2)
+            encrypt = _encryption(target.tls) if target.tls else None  # before anybody is asked
+            raw: Any = _dial(target, deadline)
+            link = _Link(encrypt(raw, deadline) if encrypt else raw, 4 if encrypt else 2)
             try:
                 self._shake_hands(link, cookie.value, deadline)
             except BaseException:
@@ -433,7 +434,8 @@ def _addresses(hosts: Sequence[str]) -> Iterator[_Address]:
     """The addresses of the hosts, in order; a name is looked up only when its turn comes."""
     for host in hosts:
         try:
-            found = getaddrinfo(host, None, 0, SOCK_STREAM)
+            # bytes: for text Python would load its IDNA codec, at 1.5 ms
+            found = getaddrinfo(host.encode("ascii"), None, 0, SOCK_STREAM)
         except (gaierror, UnicodeError):
             continue
         for family, _, _, _, address in found:
@@ -456,28 +458,27 @@ def _connected(address: _Address, port: int, deadline: float) -> Socket:
 # --- TLS ----------------------------------------------------------------------------------------
 
 
-def _encrypted(raw: Socket, target: Target, deadline: float) -> Any:
-    """The socket, or one that speaks TLS over it. Raises TlsRefused."""
-    if target.tls is None:
-        return raw
+def _encryption(files: TlsFiles) -> Callable[[Socket, float], Any]:
+    """What makes a socket that speaks TLS of a plain one. Raises TlsRefused, and then, too."""
     import socket
 
     from deployex_cli.otp import tls
 
-    context = tls.client_context(target.tls)
-    plain = socket.socket(fileno=raw.detach())
-    try:
-        plain.settimeout(_left(deadline))
-        return context.wrap_socket(plain)
-    except TimeoutError:
-        plain.close()
-        raise
-    except OSError as error:
-        plain.close()
-        raise TlsRefused(tls.in_words(error)) from None
-    except BaseException:
-        plain.close()
-        raise
+    context = tls.client_context(files)
+
+    def encrypt(raw: Socket, deadline: float) -> Any:
+        plain = socket.socket(fileno=raw.detach())
+        try:
+            plain.settimeout(_left(deadline))
+            return context.wrap_socket(plain)
+        except TimeoutError:
+            raise
+        except OSError as error:
+            raise TlsRefused(tls.in_words(error)) from None
+        finally:
+            plain.close()  # what was wrapped has its own descriptor
+
+    return encrypt
 
 
 def _is_tls(error: BaseException, name: str = "SSL") -> bool:

@@ -186,7 +186,11 @@ class _Converter:
             return Atom(name if isinstance(name, str) else name.decode("latin-1"))
         if kind is bytes:
             return term.decode("latin-1")
-        if kind is int or kind is float:
+        if kind is int:
+            return term
+        if kind is float:
+            if term - term != 0.0:
+                raise BadTerm("a float that Erlang does not have")
             return term
         if kind is tuple:
             return tuple(map(self.convert, term))
