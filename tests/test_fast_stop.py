@@ -41,7 +41,12 @@ start(_, _) ->
 
 prep_stop(State) -> note("prep_stop"), State.
 
-stop(_) -> note("stop"), io:put_chars("the last words\\n").
+%% asks for the output as some loggers do, without waiting for it
+stop(_) ->
+    note("stop"),
+    {ok, Words} = application:get_env(witness, words),
+    [user ! {io_request, self(), make_ref(), {put_chars, unicode, Text}}
+        || Text <- lists:duplicate(Words, "words\\n") ++ ["the last words\\n"]].
 
 start_link() -> gen_server:start_link(?MODULE, server, []).
 
@@ -62,6 +67,8 @@ terminate(_, server) ->
     timer:sleep(Milliseconds),
     {ok, Lines} = application:get_env(witness, lines),
     [logger:notice("line ~b", [N]) || N <- lists:seq(1, Lines)],
+    {ok, Rows} = application:get_env(witness, rows),
+    ok = dets:insert(table, [{N, N} || N <- lists:seq(1, Rows)]),
     ok = dets:insert(table, {key, os:getpid()}),
     note("terminate");
 terminate(_, _) ->
@@ -118,9 +125,12 @@ class Witnessed:
         *,
         takes: int = 0,
         lines: int = 3,
+        words: int = 100,
+        rows: int = 100,
         eval: str = "ok",
         flags: str = "",
         named: str = "-sname $RELEASE_NODE",
+        logger: str = _LOGGER,
         sh: str = "",
     ) -> None:
         """Makes it current. `takes`: milliseconds of its end; `eval`: Erlang, once it has begun."""
@@ -128,8 +138,8 @@ class Witnessed:
         self.tiny.place(
             shell(
                 f"{sh}\nexec erl -noinput {named} -setcookie $RELEASE_COOKIE {flags}"
-                f" -pa {self._ebin} -kernel logger '{_LOGGER}'"
-                f" -witness takes {takes} -witness lines {lines} -eval '{begin}'"
+                f" -pa {self._ebin} -kernel logger '{logger}'"
+                f" -witness takes {takes} lines {lines} words {words} rows {rows} -eval '{begin}'"
             )
         )
 
@@ -197,8 +207,16 @@ def test_20_of_20_have_done_all_and_logged_all_and_left_no_second(witness: Witne
     assert sorted(seconds)[10] < 0.9, "an ordinary stop takes OTP's second and more"
 
 
+def test_what_was_printed_is_out_though_nobody_waited_for_it_and_nothing_is_logged(
+    witness: Witnessed,
+) -> None:
+    witness.begin(logger="[{handler,default,undefined}]", words=100_000)
+    assert witness.tiny.ask("stop")["last_exit"] == "exited with 0"
+    assert witness.printed.endswith("the last words\n")
+
+
 def test_a_table_that_nobody_closed_is_closed(witness: Witnessed) -> None:
-    witness.begin()
+    witness.begin(rows=20_000)
     pid = witness.tiny.pid()
     witness.tiny.ask("stop")
     read = (
@@ -296,6 +314,7 @@ def test_after_a_supervisor_was_killed_in_the_stop_the_next_one_joins_it(
     tiny.supervise()
     assert tiny.ask("stop")["state"] == "STOPPED"
     assert witness.order == WHOLE, "and nothing twice"
+    assert "Error in process" not in witness.printed
     assert not witness.was_signalled
     assert tiny.record()["starts"] == 1
     assert tiny.vms() == []
@@ -418,19 +437,23 @@ def test_the_child_that_asks_has_no_file_of_ours_and_ends_with_the_app(
     others = [f for f in descriptors(child).values() if f not in connected]
     assert others == ["/dev/null", said, said]
     assert os.getsid(child) == child
+    os.kill(child, signal.SIGSTOP)  # so that it cannot end by itself
     os.kill(app, signal.SIGKILL)
     assert answer_on(stop)["state"] == "STOPPED"
     eventually(lambda: not is_alive(child))
     assert eventually(lambda: not asker(process.pid, app)), "no zombie either"
 
 
-def test_a_child_that_asks_and_is_killed_has_sigterm_behind_it(witness: Witnessed) -> None:
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+def test_behind_a_child_that_asks_and_does_not_answer_is_sigterm(
+    witness: Witnessed, number: signal.Signals
+) -> None:
     tiny = witness.tiny
     process = witness.begin()
     app = tiny.pid()
     os.kill(app, signal.SIGSTOP)
     stop = tiny.asking("stop")
-    os.kill(eventually(lambda: asker(process.pid, app))[0], signal.SIGKILL)
+    os.kill(eventually(lambda: asker(process.pid, app))[0], number)
     os.kill(app, signal.SIGCONT)
     assert answer_on(stop)["last_exit"] == "exited with 0"
     assert witness.order == WHOLE
@@ -469,7 +492,7 @@ def test_the_supervisor_itself_imports_no_client_of_nodes() -> None:
 def test_a_node_that_is_another_process_is_not_ended(witness: Witnessed) -> None:
     tiny = witness.tiny
     witness.begin()
-    app, node = app_in(tiny.root, f'node = "{tiny.node}"', "tiny"), tiny.pid()
+    app, node = app_in(tiny.scratch, f'node = "{tiny.node}"', "tiny"), tiny.pid()
     target = target_of(app, node, tiny.env)
     assert not stop_node(target, node + 1, 5.0)
     assert witness.order == ["start"]
