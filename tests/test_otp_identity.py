@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -154,6 +156,41 @@ def test_a_process_that_is_no_vm_or_is_gone_leaves_the_configuration(tmp_path: P
         assert target.hosts == ("127.0.0.1", "::1", "10.0.0.5")
         assert (target.cookie, target.epmd_port) == (Cookie(b"monster"), 4370)
         assert (target.dist_port, target.tls) == (None, None)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        *(
+            "-sname",
+            "-name",
+            "-sname undefined",
+            "-sname a\x1b[2J",
+            "-sname -name",
+            "-extra -sname x",
+        ),
+        *(
+            "-setcookie",
+            "-setcookie node of_another",
+            "-setcookie a b c",
+            "-setcookie a -setcookie",
+        ),
+        *("-epmd_port x", "-epmd_port 99999", "-epmd_port", "-erl_epmd_port -1", "-start_epmd"),
+        *("-proto_dist", "-proto_dist tls", "- -- -", "-- -sname", "plain -- -root"),
+    ],
+)
+def test_a_strange_command_line_leaves_the_configuration(tmp_path: Path, words: str) -> None:
+    app = app_in(tmp_path, 'node = "app@localhost"\ncookie = "monster"')
+    waiting = "import sys; print(flush=True); sys.stdin.read()"
+    command = [sys.executable, "-c", waiting, "--", "-root", "/", *words.split(" ")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdin
+        assert process.stdout
+        process.stdout.readline()
+        target = target_of(app, process.pid, {})
+        process.stdin.close()
+    assert (target.name, target.cookie) == ("app@localhost", Cookie(b"monster"))
+    assert (target.epmd_port, target.dist_port, target.tls) == (4369, None, None)
 
 
 def test_epmds_port_is_4369_unless_somebody_says_otherwise(tmp_path: Path) -> None:

@@ -35,6 +35,13 @@ _SHORT_ATOMS, _LONG_ATOMS = (_SMALL_ATOM_UTF8, _SMALL_ATOM), (_ATOM_UTF8, _ATOM)
 _AFTER_ATOM = {_NEW_PID: 12, _NEW_PORT: 8, _V4_PORT: 12}  # tag -> bytes after the node's atom
 
 
+_ErlangAtom, _ErlangBinary, _ErlangList = (
+    erlang.OtpErlangAtom,
+    erlang.OtpErlangBinary,
+    erlang.OtpErlangList,
+)
+
+
 class Atom(str):
     """An Erlang atom. It equals the text that it holds."""
 
@@ -181,7 +188,7 @@ class _Converter:
 
     def convert(self, term: Any) -> Term:
         kind = type(term)
-        if kind is erlang.OtpErlangAtom:
+        if kind is _ErlangAtom:
             name = term.value
             return Atom(name if isinstance(name, str) else name.decode("latin-1"))
         if kind is bytes:
@@ -193,10 +200,10 @@ class _Converter:
                 raise BadTerm("a float that Erlang does not have")
             return term
         if kind is tuple:
-            return tuple(map(self.convert, term))
+            return tuple([self.convert(item) for item in term])
         if kind is list:
-            return list(map(self.convert, term))
-        if kind is erlang.OtpErlangBinary and term.bits == 8:
+            return [self.convert(item) for item in term]
+        if kind is _ErlangBinary and term.bits == 8:
             return term.value
         if kind is bool:
             return _TRUE if term else _FALSE
@@ -206,14 +213,14 @@ class _Converter:
             found = {self.key(key): self.convert(value) for key, value in term.items()}
             self.pairs += len(found)
             return found
-        if kind is erlang.OtpErlangList:
+        if kind is _ErlangList:
             for item in term.value:
                 self.convert(item)  # it may hold maps
         return Opaque(term.binary())
 
     def key(self, term: Any) -> Term:
         """A map's key; a list in it becomes a tuple."""
-        if type(term) is erlang.OtpErlangList and not term.improper:
+        if type(term) is _ErlangList and not term.improper:
             return tuple(map(self.key, term.value))
         if type(term) is tuple:
             return tuple(map(self.key, term))
