@@ -26,7 +26,7 @@ MEMBER_TIME = 946_684_800
 def main(
     name: str,
     versions: Mapping[str, str],
-    sources: Iterable[Path],
+    sources: Callable[[str], Iterable[Path]],
     prepare: Callable[[Path, "list[str]"], None],
     assemble: Callable[[Path, str], Path],
 ) -> None:
@@ -34,19 +34,20 @@ def main(
 
     versions maps each version to a word on what it does. One that is written
     variant/version is another package of that version, and is built as
-    OUTDIR/{variant}/{name}-{version}.tar.gz. prepare(work, versions) compiles
-    once what all need; assemble(work, version) returns the folder that becomes
-    the root of the tarball, and is called from several threads.
+    OUTDIR/{variant}/{name}-{version}.tar.gz. sources(version) are the files and
+    folders that it is made of; prepare(work, versions) compiles once what all
+    need; assemble(work, version) returns the folder that becomes the root of
+    the tarball, and is called from several threads.
     """
     outdir, wanted = _arguments(name, versions)
     outdir.mkdir(parents=True, exist_ok=True)
-    changed = max(_newest(source) for source in [*sources, COMMON])
     started = time.time()
 
     due = []
     for version in wanted:
         variant, _, number = version.rpartition("/")
         tarball = outdir / variant / f"{name}-{number}.tar.gz"
+        changed = max(_newest(source) for source in [*sources(version), COMMON])
         if tarball.exists() and tarball.stat().st_mtime > changed:
             print(f"{tarball.relative_to(outdir)}  up to date")
         else:
@@ -62,7 +63,8 @@ def main(
         def build(version: str, tarball: Path) -> str:
             begun = time.monotonic()
             tarball.parent.mkdir(exist_ok=True)
-            _pack(assemble(work, version), tarball, started)
+            level = 1 if "/" in version else 6  # variants are many, and for tests
+            _pack(assemble(work, version), tarball, level, started)
             kilobytes = tarball.stat().st_size / 1e3
             seconds = time.monotonic() - begun
             shown = tarball.relative_to(outdir)
@@ -126,7 +128,7 @@ def _newest(path: Path) -> float:
     return max(file.stat().st_mtime for file in files if "__pycache__" not in file.parts)
 
 
-def _pack(root: Path, tarball: Path, started: float) -> None:
+def _pack(root: Path, tarball: Path, level: int, started: float) -> None:
     """Pack the contents of root; the tarball appears whole or not at all."""
 
     def normal(member: tarfile.TarInfo) -> tarfile.TarInfo:
@@ -140,7 +142,7 @@ def _pack(root: Path, tarball: Path, started: float) -> None:
     try:
         with (
             part.open("wb") as raw,
-            gzip.GzipFile("", "wb", 6, raw, mtime=0) as packed,
+            gzip.GzipFile("", "wb", level, raw, mtime=0) as packed,
             tarfile.open(fileobj=packed, mode="w") as archive,
         ):
             for child in sorted(root.iterdir()):

@@ -13,7 +13,8 @@ defmodule Counter.MixProject do
         counter: [
           include_executables_for: [:unix],
           quiet: true,
-          config_providers: config_providers(System.get_env("COUNTER_PROVIDER")),
+          applications: [sasl: String.to_atom(System.get_env("COUNTER_SASL", "permanent"))],
+          config_providers: config_providers(System.get_env("COUNTER_PROVIDER", "")),
           steps: [:assemble, &keep_rel_file/1, &add_appups/1]
         ]
       ]
@@ -24,8 +25,13 @@ defmodule Counter.MixProject do
     [mod: {Counter.Application, []}, extra_applications: [:logger]]
   end
 
-  defp config_providers(none) when none in [nil, ""], do: []
-  defp config_providers(does), do: [{Counter.Provider, String.to_atom(does)}]
+  # "Counter.Provider fun" -> {Counter.Provider, :fun}
+  defp config_providers(words) do
+    case String.split(words) do
+      [] -> []
+      [module, does] -> [{Module.concat([module]), String.to_atom(does)}]
+    end
+  end
 
   # A hot upgrade makes its relup from the .rel files of both versions, which
   # must stand side by side: releases/counter-0.1.1.rel, counter-0.1.2.rel.

@@ -1,0 +1,3 @@
+defimpl Counter.Describe, for: Float do
+  def describe(float), do: "the float #{float}"
+end
