@@ -8,4 +8,4 @@ config :counter,
   behaviour: String.to_atom(System.get_env("COUNTER_BEHAVIOUR", "good"))
 
 # What a counter logs while it stops is all wanted, and comes in one burst.
-config :logger, :default_handler, config: [burst_limit_enable: false, drop_mode_qlen: 5_000]
+config :logger, :default_handler, config: [burst_limit_enable: false]

@@ -3,13 +3,17 @@
 -behaviour(application).
 -behaviour(supervisor).
 
--export([start/2, stop/1, init/1]).
+-export([start/2, prep_stop/1, stop/1, init/1]).
 
 start(_Type, _Args) ->
     supervisor:start_link({local, erlang_counter_sup}, ?MODULE, []).
 
+prep_stop(State) ->
+    erlang_counter_shutdown:prep_stop(),
+    State.
+
 stop(_State) ->
-    ok.
+    erlang_counter_shutdown:stop().
 
 init([]) ->
     {ok, Port} = application:get_env(erlang_counter, port),
