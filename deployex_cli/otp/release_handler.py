@@ -238,20 +238,17 @@ end.
 """
 )
 
-_INSTALL = (
-    _WORDS
-    + """
+_INSTALL = """
 persistent_term:put(Key, {Version, begun, ""}),
 Options = [{update_paths, true}, {error_action, reboot}],
 case release_handler:install_release(Version, Options) of
     {ok, _, _} -> ok;
     Other ->
-        Reason = lists:sublist(Words(Other), 2000),
+        Reason = lists:flatten(io_lib:format("~0tP", [Other, 15])),
         persistent_term:put(Key, {Version, ended, Reason}),
         Reason
 end.
 """
-)
 
 _LINGERING = """
 Old = [Module || {Module, _} <- code:all_loaded(), erlang:check_old_code(Module)],
