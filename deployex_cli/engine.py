@@ -24,6 +24,7 @@ from deployex_cli.core.plan import (
     as_release,
     begin,
     links_after_switch,
+    on_hot_trial,
     remaining,
 )
 from deployex_cli.core.recovery import Recovery
@@ -138,6 +139,32 @@ class Engine:
             return error
         return None
 
+    def end_by_hand(self, end: Callable[[], None]) -> None:
+        """Stops or restarts the app, by `end`, for a person: that fails no trial.
+
+        After a hot upgrade the version before boots; that is noted first, so that no check takes
+        it for a crash. There is no ghost: the next check upgrades anew.
+        """
+        deployment, facts = self.state.deployment, self.facts()
+        current = facts.disk.find(facts.disk.current)
+        hot = on_hot_trial(self.state, facts)
+        if deployment is None or current is None or not hot or deployment.kind == "rollback":
+            end()
+            return
+        version = deployment.target.version
+        reason = f"{self.app.name}: the trial of {version} is over: a person ended its VM"
+        ended = lifecycle.advance(self.state, Event.ROLLED_BACK, self._clock(), reason)
+        try:
+            self.save(ended, self._entry_of_deployment("failed", reason))
+        except OSError:
+            pass  # a full disk is when one has to stop it
+        end()
+        self._say(f"{reason}; {current.version} boots, and the next check begins anew")
+        try:
+            self._upgrade().take_out(version, current)
+        except OSError:
+            pass  # the next upgrade does
+
     def fetch(self, target: Release) -> OnDisk:
         """Puts the release on disk and points `new` to it, all of it or nothing."""
         with self._interrupts, undoing():
@@ -199,7 +226,7 @@ class Engine:
             self._say(f"{self.app.name}: {step.why}: starts it")
             self.process.start()
         elif step.name is StepName.END:
-            self.process.stop()
+            self.end_by_hand(self.process.stop)
             self._say(f"{self.app.name}: a person stopped it, and it ran: stopped")
         elif step.name is StepName.GO_BACK:
             self._leave_trial(step.why)
@@ -262,6 +289,9 @@ class Engine:
         version = deployment.target.version
         message = error.message if isinstance(error, DeployexError) else in_words(error)
         message = f"{name}: {step.name.value} of {version}: {message}"
+        if step.name is StepName.MAKE_PERMANENT and isinstance(error, InstallFailed):
+            # it is healthy, and serves: that its files cannot be written is this machine's trouble
+            raise FailedMidway(f"{message}; the next check tries again")
         if deployment.kind == "rollback" and not isinstance(error, OSError):
             self._fall_back(message)
             return
@@ -276,9 +306,7 @@ class Engine:
             raise _reworded(error, message)
         if not isinstance(error, InstallFailed):
             raise FailedMidway(f"{message}; the next check asks the node what became of it")
-        if step.name is StepName.MAKE_PERMANENT:
-            self._leave_trial(message)
-        elif self.app.on_upgrade_failure == "full":
+        if self.app.on_upgrade_failure == "full":
             self._fall_back(message)
         else:
             self._go_back(message)
@@ -501,6 +529,8 @@ class Engine:
         Raises RolledBack, RollbackFailed and FailedMidway, but after a reboot of the machine, which
         is no fault of the version: it is deployed again.
         """
+        from deployex_cli.layout import upgrade_files
+
         failed, facts, name = self._deployment, self.facts(), self.app.name
         version = failed.target.version
         current = facts.disk.find(facts.disk.current)
@@ -512,12 +542,15 @@ class Engine:
         before = current.within[-1] if permanent else as_release(current)
         before = before._replace(folder=current.folder)
         same_vm = failed.vm is not None and facts.process.vm == failed.vm
+        boots = upgrade_files.boots(self.app.paths.release(current.folder))
+        if failed.intent is StepName.MAKE_PERMANENT and boots == version and not same_vm:
+            # it has lived through its trial, and the VM ended when that was done
+            self._take(Step(StepName.MAKE_PERMANENT, f"{version} is what boots already"))
+            return
         if same_vm or permanent:
             strategy: Strategy = "hot_upgrade" if facts.process.running else "full_deployment"
             self._roll_back(before, strategy, f"{name}: {version}: {why}")
-        from deployex_cli.layout import upgrade_files
-
-        if upgrade_files.boots(self.app.paths.release(current.folder)) != before.version:
+        if boots != before.version:
             self._roll_back(before, "full_deployment", f"{name}: {version}: {why}")
         reason = f"{name}: the trial of {version} is over: {why}"
         entry = self._entry_of_deployment("failed", reason)

@@ -155,6 +155,10 @@ class Upgrade:
             trouble = release_handler.make_permanent(node, version)
             found = release_handler.which_releases(node)
             boots = upgrade_files.boots(found.root)
+            if found.permanent == version and boots not in (None, version):
+                # make_permanent of another failed half-way, and this one is permanent in the VM
+                upgrade_files.make_boot(found.root, version)
+                boots = version
             if trouble is not None or found.permanent != version or boots != version:
                 raise InstallFailed(
                     f"make_permanent of {version}: {trouble or 'no error'}; the node holds"

@@ -119,6 +119,9 @@ def plan(state: State, manifest: Manifest | None, facts: Facts, policy: Policy, 
         end = (Step(StepName.END, "it runs all the same"),) if facts.process.running else ()
         return Plan(end, _stopped_reason(state, current, manifest))
     judged = _judge(state, facts, policy, now)
+    if judged and judged[0].name is StepName.GO_BACK:
+        # what serves is only known after it: the next check compares
+        return Plan((*_resume(facts), *judged), judged[0].why)
     if manifest is None:
         if current is None:
             return Plan((), "no version is published yet", notable=True)
