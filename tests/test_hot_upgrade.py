@@ -8,7 +8,9 @@ import json
 import os
 import shutil
 import signal
+import subprocess
 import tarfile
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -725,6 +727,62 @@ def test_a_provider_that_fails_ghosts_the_version_and_touches_nothing(
     assert_ghosted(counter, ran, reason, before)
     assert environment(counter) == configured
     assert held(counter) == {"0.1.1"}
+
+
+PROVIDER = f"{LIBRARY}/Elixir.Counter.Provider.beam"
+OTHER_PROVIDER = """
+-module('Elixir.Counter.Provider').
+-export([init/1, load/2]).
+init(Does) -> Does.
+load(Config, _) -> Config.
+"""
+RUNTIME = "releases/0.1.2/runtime.exs"
+NEW_CALL = b"""
+{:ok, %{count: count}} = Counter.CodeChange.up(%{counter: 7})
+config :counter, greeting: "counted #{count}"
+"""
+
+# The running VM resolves the new version's configuration with the code that it has. What that code
+# cannot do says nothing against the version.
+BY_NEW_CODE: Mapping[str, tuple[str, Edit, str]] = {
+    "a provider that is new": (
+        "new_provider",
+        lambda files: None,
+        "its provider 'Elixir.Counter.NewProvider' is new",
+    ),
+    "a provider that is changed": (
+        "provider_fun",
+        lambda files: files.update({PROVIDER: compiled(OTHER_PROVIDER)}),
+        "its provider 'Elixir.Counter.Provider' is changed",
+    ),
+    "a call of a module that is new": (
+        "",
+        lambda files: files.update({RUNTIME: files[RUNTIME] + NEW_CALL}),
+        "'Elixir.Config.Reader':load/2 ended in undef",
+    ),
+}
+
+
+def compiled(source: str) -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "Elixir.Counter.Provider.erl")
+        path.write_text(source)
+        subprocess.run(["erlc", "-o", folder, path], check=True)
+        return path.with_suffix(".beam").read_bytes()
+
+
+@pytest.mark.parametrize("case", BY_NEW_CODE)
+def test_a_configuration_that_only_the_new_code_can_resolve_goes_in_full(
+    case: str, counter: World
+) -> None:
+    variant, edit, reason = BY_NEW_CODE[case]
+    before, configured = look(counter), environment(counter)
+    publish(counter, made(counter, edit, Path(variant, "counter-0.1.2")))
+    assert_refused(counter, reason, before)
+    assert environment(counter) == configured
+    assert_goes_in_full(counter, reason, before)
+    if not variant:
+        assert json.loads(counter.get())["greeting"] == "counted 7"
 
 
 # --- once more ----------------------------------------------------------------------------------

@@ -8,11 +8,15 @@ check_install_release already evaluates what stands before point_of_no_return.
 
 A rewritten sys.config would not do: it breaks on the first fun in it. (Elixir: Config.Provider.
 OTP: relup(4), release_handler(3), config(4).)
+
+The code that runs then is the old version's. So a provider that is new, or another in the new
+version, is no failure of that version: it cannot go hot, and nor can one that calls what the old
+version has not. (That what a provider calls has changed is not seen.)
 """
 
 from __future__ import annotations
 
-from deployex_cli.errors import ProviderFailed
+from deployex_cli.errors import NotUpgradable, ProviderFailed
 from deployex_cli.otp.node import Node
 from deployex_cli.otp.terms import Atom, text
 
@@ -23,12 +27,18 @@ _PROVIDER_SECONDS = 30.0  # one may ask a secrets' manager
 def resolve(node: Node, root: str, version: str) -> None:
     """Folds the version's providers over its sys.config, and stashes what they give.
 
-    Raises ProviderFailed.
+    The release handler knows the version. Raises ProviderFailed, and NotUpgradable when only the
+    new version's own code could resolve it.
     """
-    bindings = {"Folder": f"{root}/releases/{version}", "Key": STASH}
+    bindings = {"Root": root, "Version": version, "Key": STASH}
     answer = node.evaluate(_RESOLVE, bindings, _PROVIDER_SECONDS)
-    if answer != "ok":
-        raise ProviderFailed(f"the runtime configuration of {version}: {text(answer)}")
+    if answer == "ok":
+        return
+    kind, words = answer
+    message = f"the runtime configuration of {version}: {text(words)}"
+    if kind == "not_hot":
+        raise NotUpgradable("relup_not_possible", message)
+    raise ProviderFailed(message)
 
 
 def hook(node: Node, relup: str) -> None:
@@ -46,11 +56,24 @@ def erase(node: Node) -> None:
 # No value of the configuration is in an answer: a provider's error may hold one, so that only its
 # class and module are named.
 _RESOLVE = r"""
+Folder = filename:join([Root, "releases", Version]),
+Libraries = [L || {_, V, Ls, _} <- release_handler:which_releases(), V =:= Version, L <- Ls],
+Check = fun(Module) ->
+    Beams = [Beam || Library <- Libraries, Beam <- [filename:join([Root, "lib", Library, "ebin",
+        atom_to_list(Module) ++ ".beam"])], filelib:is_regular(Beam)],
+    case code:ensure_loaded(Module) of
+        {module, Module} ->
+            Runs = Module:module_info(md5),
+            Same = lists:all(fun(Beam) -> {ok, {Module, Runs}} =:= beam_lib:md5(Beam) end, Beams),
+            Same orelse throw({not_hot, io_lib:format("its provider ~tp is changed", [Module])});
+        _ -> throw({not_hot, io_lib:format("its provider ~tp is new", [Module])})
+    end
+end,
 Read = fun(Path) ->
     case file:consult(Path) of
         {ok, [Terms]} when is_list(Terms) -> Terms;
         {error, enoent} -> [];
-        _ -> throw({words, "sys.config cannot be read"})
+        _ -> throw({failed, "sys.config cannot be read"})
     end
 end,
 Expanded = fun(Path) ->  % what relx's script does at boot (RELX_REPLACE_OS_VARS)
@@ -90,18 +113,25 @@ try
         _ -> []
     end,
     Load = fun({Module, Argument}, Before) ->
+        Check(Module),
+        Failed = fun(Kind, What) ->
+            throw({Kind, io_lib:format("~tp:load/2 ended in ~tp", [Module, What])})
+        end,
         After = try Module:load(Before, Argument)
-        catch Class:_ -> throw({words, io_lib:format("~tp:load/2 ended in ~tp", [Module, Class])})
+        catch
+            error:undef -> Failed(not_hot, undef);
+            error:#{'__struct__' := 'Elixir.UndefinedFunctionError'} -> Failed(not_hot, undef);
+            Class:_ -> Failed(failed, Class)
         end,
         case Valid(After) of
             true -> After;
-            false -> throw({words, io_lib:format("~tp:load/2 gave no configuration", [Module])})
+            false -> throw({failed, io_lib:format("~tp:load/2 gave no configuration", [Module])})
         end
     end,
     Resolved = lists:foldl(Load, Config, Providers),
     case Valid(Resolved) of
         true -> ok;
-        false -> throw({words, "sys.config is no list of applications"})
+        false -> throw({failed, "sys.config is no list of applications"})
     end,
     Whole = [{App, Last([Pair || {A, Pairs} <- Resolved, A =:= App, Pair <- Pairs])}
         || App <- lists:usort([A || {A, _} <- Resolved])],
@@ -109,8 +139,8 @@ try
     persistent_term:put(Key, Kept),
     ok
 catch
-    throw:{words, Words} -> lists:flatten(Words);
-    Kind:_ -> lists:flatten(io_lib:format("it cannot be resolved (~tp)", [Kind]))
+    throw:{Kind, Words} -> {Kind, lists:flatten(Words)};
+    Class:_ -> {failed, lists:flatten(io_lib:format("it cannot be resolved (~tp)", [Class]))}
 end.
 """
 
