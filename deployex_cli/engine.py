@@ -306,7 +306,10 @@ class Engine:
             raise _reworded(error, message)
         if not isinstance(error, InstallFailed):
             raise FailedMidway(f"{message}; the next check asks the node what became of it")
-        if self.app.on_upgrade_failure == "full":
+        if deployment.vm and deployment.vm.partition("/")[0] != self.process.facts().boot:
+            self._say(f"{message}; the machine was rebooted, and the next check begins anew")
+            self._abandon(message)
+        elif self.app.on_upgrade_failure == "full":
             self._fall_back(message)
         else:
             self._go_back(message)
