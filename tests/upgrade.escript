@@ -4,11 +4,14 @@
 %% It knows nothing of Deployex: what it shows is a property of the packages. Both versions' files
 %% are in the node's folder already. Prints what it came to, as one Erlang term, and exits with 0,
 %% or with 1 when that is no {ok, ...}. Options after TO: no_config leaves the runtime configuration
-%% out, permanent makes the version permanent.
+%% out, permanent makes the version permanent at the end, only_permanent does nothing but that.
 -mode(compile).
 
 main([Name, Cookie, App, "relup", To]) ->
     finish(relup(connect(Name, Cookie), App, To));
+main([Name, Cookie, _App, To, "only_permanent"]) ->
+    Node = connect(Name, Cookie),
+    finish({rpc(Node, release_handler, make_permanent, [To]), permanent});
 main([Name, Cookie, App, To | Options]) ->
     Node = connect(Name, Cookie),
     finish(upgrade(Node, App, To, Options)).

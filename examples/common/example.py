@@ -110,16 +110,19 @@ def _arguments(name: str, versions: Mapping[str, str]) -> "tuple[Path, list[str]
     table = "\n".join(f"  {version}  {what}" for version, what in versions.items())
     parser = argparse.ArgumentParser(
         description=f"Build OUTDIR/{name}-VERSION.tar.gz, unless it is newer than its sources.",
-        epilog=f"versions (default: all)\n{table}",
+        epilog=f"versions (default: those without a /, all: each)\n{table}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("outdir", metavar="OUTDIR", type=Path)
     parser.add_argument("versions", metavar="VERSION", nargs="*")
     given = parser.parse_args()
     for version in given.versions:
-        if version not in versions:
+        if version not in versions and version != "all":
             parser.error(f"unknown version {version}; known are {', '.join(versions)}")
-    return given.outdir, list(dict.fromkeys(given.versions)) or list(versions)
+    if "all" in given.versions:
+        return given.outdir, list(versions)
+    plain = [version for version in versions if "/" not in version]
+    return given.outdir, list(dict.fromkeys(given.versions)) or plain
 
 
 def _newest(path: Path) -> float:

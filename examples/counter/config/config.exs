@@ -8,4 +8,6 @@ config :counter,
   behaviour: String.to_atom(System.get_env("COUNTER_BEHAVIOUR", "good"))
 
 # What a counter logs while it stops is all wanted, and comes in one burst.
-config :logger, :default_handler, config: [burst_limit_enable: false]
+# (Elixir before 1.15 has no such limits, and no such handler.)
+config :logger, :default_handler,
+  config: [burst_limit_enable: false, drop_mode_qlen: 10_000, flush_qlen: 10_000]
