@@ -37,6 +37,8 @@ SERVER = f"{LIBRARY}/Elixir.Counter.Server.beam"
 APPUP = f"{LIBRARY}/counter.appup"
 JELLYFISH = f"{LIBRARY}/jellyfish.json"
 
+FIXED = ("counter", "os_pid", "node", "greeting", "only_runtime", "port")  # of an answer
+
 Files = dict[str, bytes]
 Edit = Callable[[Files], None]
 
@@ -370,6 +372,35 @@ def test_a_fun_in_the_resolved_configuration_gets_there(counter: World) -> None:
     assert "hot upgrade" in counter.ok("check")
     now = assert_same_vm(before, counter, "0.1.2", state=2)
     assert now.answer["shouted"] == "HELLO"
+
+
+@pytest.mark.parametrize("greeting", ["set at run time", ""])
+def test_an_erlang_release_gets_what_its_start_script_fills_in(
+    greeting: str, packages: Path, epmd_port: int
+) -> None:
+    world = World(packages, epmd_port, "erlang_counter")
+    env = {"COUNTER_GREETING": greeting} if greeting else {}
+    try:
+        world.configure('language = "erlang"\nmin_healthy_time = "1ms"', env=env)
+        world.deploy("0.1.1")
+        world.confirm()
+        world.get("/increment")
+        before = look(world).answer
+        assert before["greeting"] == (greeting or "hello from runtime")
+        for version, state in (("0.1.2", 2), ("0.1.3", 3), ("0.1.2", 2), ("0.1.1", 1)):
+            if state > before["state"]:
+                world.publish(version)
+                assert "hot upgrade" in world.ok("check")
+            else:
+                assert "hot, in the same VM" in world.ok("rollback")
+            world.confirm()
+            now = look(world)
+            assert {key: now.answer[key] for key in FIXED} == {key: before[key] for key in FIXED}
+            assert (now.answer["version"], now.answer["state"]) == (version, state)
+            assert (now.boots, now.known[version], now.terms) == (version, "permanent", [])
+            before = now.answer
+    finally:
+        world.end()
 
 
 # --- dry runs -----------------------------------------------------------------------------------
@@ -834,6 +865,25 @@ def test_what_a_killed_stage_left_is_no_hindrance(counter: World) -> None:
     after = look(counter)
     assert after.known == {"0.1.2": "permanent", "0.1.1": "old"}
     assert after.terms == []
+
+
+def test_beside_a_release_that_another_tool_left_unpacked_it_goes_in_full(counter: World) -> None:
+    current = counter.service / "current"
+    before = look(counter)
+    with tarfile.open(counter.package("0.1.2")) as package:
+        inside = ("lib/counter-0.1.2", "releases/0.1.2")
+        names = [member for member in package if member.name.startswith(inside)]
+        package.extractall(current, names, filter="data")
+    (current / "releases/0.1.2/relup").write_text("stale")
+    with node(counter) as beam:
+        root = text(beam.call("code", "root_dir", []))
+        rel = f"{root}/releases/0.1.2/counter.rel"
+        answer = beam.call("release_handler", "set_unpacked", [rel, []])
+        assert (answer[0], text(answer[1])) == ("ok", "0.1.2")
+    counter.publish("0.1.2")
+    assert_goes_in_full(counter, "full deployment: ", before)
+    assert held(counter) == {"0.1.2"}
+    assert look(counter).known == {"0.1.2": "permanent"}
 
 
 def test_a_stale_library_of_other_content_never_runs(counter: World) -> None:

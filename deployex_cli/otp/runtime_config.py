@@ -76,19 +76,22 @@ Read = fun(Path) ->
         _ -> throw({failed, "sys.config cannot be read"})
     end
 end,
-Expanded = fun(Path) ->  % what relx's script does at boot (RELX_REPLACE_OS_VARS)
+Value = fun(Inside) ->  % of ${Name} or ${Name:-Default}, the default also where it is empty
+    [Name | Default] = string:split(Inside, ":-"),
+    case os:getenv(Name, "") of
+        "" -> lists:append(Default);
+        Found -> Found
+    end
+end,
+Expanded = fun(Path) ->  % what relx's script does at boot
     {ok, Raw} = file:read_file(Path),
-    Replace = fun(Variable, Text) ->
-        binary:replace(Text, <<"${", (list_to_binary(Variable))/binary, "}">>,
-            list_to_binary(os:getenv(Variable, "")), [global])
+    Fill = fun
+        Fill([Text, Name | More]) -> [Text, Value(Name) | Fill(More)];
+        Fill(Text) -> Text
     end,
-    Names = case re:run(Raw, "\\$\\{([A-Za-z_][A-Za-z0-9_]*)\\}",
-            [global, {capture, [1], list}]) of
-        {match, Found} -> lists:usort(lists:append(Found));
-        nomatch -> []
-    end,
-    {ok, Tokens, _} = erl_scan:string(unicode:characters_to_list(
-        lists:foldl(Replace, Raw, Names))),
+    Parts = re:split(Raw, "\\$\\{([A-Za-z_][A-Za-z0-9_]*(?::-[^}\\n]*)?)\\}",
+        [unicode, {return, list}]),
+    {ok, Tokens, _} = erl_scan:string(lists:append(Fill(Parts))),
     {ok, Terms} = erl_parse:parse_term(Tokens),
     Terms
 end,
