@@ -14,11 +14,12 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
-from tests.faults import errors, kills, power, strace
+from tests.faults import errors, kills, power, pre_commands, strace
 from tests.faults.kills import AFTERMATHS, LIVES
-from tests.faults.scenarios import SCENARIOS, build_template
+from tests.faults.scenarios import MIGRATION, SCENARIOS, TEMPLATES, build_template
 
 ATTEMPTS = 4  # to strike at a point
+NAMES = list(dict.fromkeys((*SCENARIOS, *LIVES, MIGRATION)))
 
 
 class Trial(NamedTuple):
@@ -35,7 +36,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.faults", description=__doc__)
     parser.add_argument("--only", choices=("kills", "errors", "power"))
     parser.add_argument("--every", type=int, default=1, help="each N-th of them")
-    parser.add_argument("--scenario", choices=(*SCENARIOS, *LIVES), action="append")
+    parser.add_argument("--scenario", choices=NAMES, action="append")
     parser.add_argument("--matching", default="", help="those whose name holds this text")
     options = parser.parse_args()
     if not strace.is_here():
@@ -44,7 +45,7 @@ def main() -> int:
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="faults-") as folder:
         templates = _templates(Path(folder))
-        found = trials(templates, options.scenario or [*SCENARIOS, *LIVES], options.only)
+        found = trials(templates, options.scenario or NAMES, options.only)
         found = [trial for trial in found if options.matching in trial.name]
         failures = _run_all(found[:: options.every])
     for failure in failures:
@@ -55,7 +56,7 @@ def main() -> int:
 
 def _templates(folder: Path) -> dict[str, Path]:
     made = {}
-    for name, scenario in SCENARIOS.items():
+    for name, scenario in TEMPLATES.items():
         made[name] = folder / name.replace(" ", "-")
         build_template(scenario, made[name])
     return made
@@ -80,6 +81,8 @@ def trials(templates: dict[str, Path], names: list[str], only: str | None) -> li
             found += _of(
                 points, template, kills.kill_supervisor, errors.trouble_for_supervisor, only
             )
+        if name == MIGRATION and only in (None, "kills"):
+            found += _of_pre_command(templates[name])
     return found
 
 
@@ -101,6 +104,19 @@ def _of(
         for trouble in errors.troubles(points):
             what = f"{trouble.point.program} refused"
             found.append(Trial(what, trouble.error, str(trouble), fail, (trouble, template)))
+    return found
+
+
+def _of_pre_command(template: Path) -> list[Trial]:
+    found = []
+    for point in pre_commands.points(template):
+        kind = str(strace.kind(point.call))
+        for chain in point.chains:
+            for aftermath in AFTERMATHS:
+                name = f"{chain}{point}, then {aftermath}"
+                arguments = (point, template, chain, aftermath)
+                what = f"{chain}{point.program} killed"
+                found.append(Trial(what, kind, name, pre_commands.kill_pre_command, arguments))
     return found
 
 
@@ -141,8 +157,8 @@ def _run_all(found: list[Trial]) -> list[str]:
             if number % 100 == 0:
                 print(f"{number} of {len(found)}", flush=True)
     for what, kind in sorted(total):
-        print(f"{what:20} {kind:18} {survived[what, kind]:5} of {total[what, kind]:5}")
-    print(f"{'all':39} {survived.total():5} of {total.total():5}")
+        print(f"{what:49} {kind:8} {survived[what, kind]:5} of {total[what, kind]:5}")
+    print(f"{'all':58} {survived.total():5} of {total.total():5}")
     return failures
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tests.faults.strace import watching
-from tests.tiny import TinyWorld, shell
+from tests.tiny import TinyWorld, python, shell
 from tests.world import Ran, eventually
 
 # `start` is the app; `migrate` is a pre_command that tells how often it was run
@@ -24,6 +24,42 @@ APP = shell(
     'case "$1" in\nstart) exec sleep 1000 ;;\nmigrate) echo migrated >> migrations ;;\nesac'
 )
 CANNOT_START = "#!/no/such/interpreter\n"
+# its pre_command ends as the kernel's out-of-memory killer ends one
+IS_KILLED = shell(
+    'case "$1" in\nstart) exec sleep 1000 ;;\n'
+    "migrate) echo migrated >> migrations; kill -9 $$ ;;\nesac"
+)
+# a migration as they are: files that are whole or not there, and a child that does a part of it
+MIGRATES = python(
+    """
+def write(name, text):
+    with open(f"{name}.new", "w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.rename(f"{name}.new", name)
+    os.fsync(os.open("schema", os.O_RDONLY))
+
+if sys.argv[1] == "start":
+    os.execv("/bin/sleep", ["sleep", "1000"])
+elif sys.argv[1] == "index":
+    os.mkdir("schema/index")
+    write("schema/index/names", "a b c")
+else:
+    with open("migrations", "a") as file:
+        file.write("migrated\\n")
+    os.mkdir("schema")
+    write("schema/names", "a, b, c")
+    write("schema/version", "1")
+    os.chmod("schema/version", 0o400)
+    words = [sys.executable, "-IS", __file__, "index"]
+    child = os.posix_spawn(words[0], words, os.environ)
+    if os.waitpid(child, 0)[1] != 0:
+        sys.exit("the index was not built")
+    write("schema/version", "2")
+    os.unlink("schema/names")
+"""
+)
 NEVER = 'min_healthy_time = "1h"'
 AT_ONCE = 'min_healthy_time = "1ms"'
 
@@ -129,6 +165,7 @@ class Scenario(NamedTuple):
     after: str  # what must run in the end, unless it is a ghost by then
     supervised: bool = True  # whether a supervisor runs already
     config: str = NEVER
+    codes: tuple[int, ...] = (0, 4)  # what the command may end with, when nothing is killed
 
 
 def _first(machine: Machine) -> None:
@@ -143,6 +180,16 @@ def _update(machine: Machine) -> None:
 def _failing_update(machine: Machine) -> None:
     machine.confirmed("0.1.0")
     machine.offer("0.1.1", CANNOT_START)
+
+
+def _failing_pre_command(machine: Machine) -> None:
+    machine.confirmed("0.1.0")
+    machine.offer("0.1.1", IS_KILLED, "--pre-command", "migrate")
+
+
+def _migration(machine: Machine) -> None:
+    machine.confirmed("0.1.0")
+    machine.offer("0.1.1", MIGRATES, "--pre-command", "migrate")
 
 
 def _rollback(machine: Machine) -> None:
@@ -165,10 +212,16 @@ SCENARIOS: dict[str, Scenario] = {
     "first deployment": Scenario(_first, ("check",), None, "0.1.0", supervised=False),
     "update": Scenario(_update, ("check",), "0.1.0", "0.1.1"),
     "failing update": Scenario(_failing_update, ("check",), "0.1.0", "0.1.0"),
+    "killed pre_command": Scenario(
+        _failing_pre_command, ("check",), "0.1.0", "0.1.0", codes=(0, 1, 4)
+    ),
     "rollback": Scenario(_rollback, ("rollback",), "0.1.1", "0.1.0"),
     "publish": Scenario(_publish, ("publish", "packages/tiny-0.1.1.tar.gz"), "0.1.0", "0.1.1"),
     "prune": Scenario(_prune, ("check",), "0.1.2", "0.1.2", config=AT_ONCE),
 }
+# where the pre_command itself is killed (pre_commands.py): for check it is an update as any other
+MIGRATION = "migration"
+TEMPLATES = {**SCENARIOS, MIGRATION: Scenario(_migration, ("check",), "0.1.0", "0.1.1")}
 
 
 def build_template(scenario: Scenario, into: Path) -> None:

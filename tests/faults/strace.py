@@ -1,7 +1,7 @@
 """strace(1) as the layer between a program and the world: what it changes, and a fault at any call.
 
 Only the first thread of the first process is followed: that is the one that decides. What its
-children write is either theirs to be killed in (a pre_command) or covered by the power cuts.
+children write is theirs to be killed in (pre_commands.py) or covered by the power cuts.
 """
 
 from __future__ import annotations
@@ -9,13 +9,18 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
+
+from tests.world import eventually
 
 # calls that change nothing but the caller's own memory, descriptors and knowledge
 HARMLESS = frozenset(
     """
-    access arch_prctl brk clock_gettime clock_nanosleep close dup dup2 dup3 epoll_create1 epoll_ctl
+    access arch_prctl brk chdir clock_gettime clock_nanosleep close dup dup2 dup3 epoll_create1
+    epoll_ctl
     epoll_pwait epoll_wait eventfd2 exit exit_group faccessat2 fadvise64 fcntl fgetxattr flistxattr
     fstat fstatfs futex getcwd getdents64 getegid geteuid getgid getpgid getpgrp getpid getppid
     getpriority getrandom getresgid getresuid getrlimit getrusage getsid getsockname getsockopt
@@ -111,11 +116,29 @@ def watching(log: Path, fault: str | None = None, everything: str | None = None)
     return [*words, "--"]
 
 
+@contextmanager
+def attached(pid: int, log: Path, *words: str) -> Iterator[None]:
+    """A strace, with these words of its own, on a process that runs already; lets go at the end."""
+    shown = ("-o", str(log), "-y", "-s", "160", "-q")
+    tracer = subprocess.Popen(["strace", *shown, *words, "-p", str(pid)], stderr=subprocess.DEVNULL)
+    try:
+        eventually(lambda: f"TracerPid:\t{tracer.pid}\n" in Path(f"/proc/{pid}/status").read_text())
+        yield
+    finally:
+        tracer.terminate()
+        tracer.wait(20)
+
+
 def calls(log: Path) -> list[Call]:
     """The calls of a log, in order."""
+    return calls_in(log.read_text(errors="replace").splitlines())
+
+
+def calls_in(lines: Iterable[str]) -> list[Call]:
+    """The calls of these lines of a log, counted from the first."""
     counts: dict[str, int] = {}
     found = []
-    for line in log.read_text(errors="replace").splitlines():
+    for line in lines:
         match = _CALL.match(line) or _KILLED_IN.fullmatch(line)
         if match is None or line.startswith(("---", "+++")):
             continue
