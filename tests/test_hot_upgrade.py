@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import gzip
 import io
 import json
@@ -28,6 +29,7 @@ from deployex_cli.otp.node import Node, connect
 from deployex_cli.otp.terms import Atom, text
 from deployex_cli.supervise.record import process_facts, read_record
 from deployex_cli.upgrade import Upgrade
+from tests.conftest import ROOT
 from tests.world import Ran, World, eventually
 
 pytestmark = pytest.mark.beam
@@ -115,6 +117,14 @@ def held(world: World) -> set[str]:
     return {version for version in found if version.startswith("0.")}
 
 
+@pytest.fixture(scope="module", autouse=True)
+def variants(packages: Path) -> None:
+    """The example's packages with something odd in them are there, too."""
+    with (packages.parent / "packages.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        subprocess.run([ROOT / "examples/counter/build", packages, "all"], check=True)
+
+
 @pytest.fixture
 def counter(world: World) -> World:
     """0.1.1 runs, is confirmed, and has counted to three."""
@@ -154,10 +164,17 @@ def crash(world: World) -> None:
     eventually(lambda: pid not in world.vms())
 
 
+def goes_hot(world: World, *words: str) -> str:
+    """A check upgrades hot, and not in the end in full; its output."""
+    out = world.ok("check", *words)
+    assert ": hot upgrade: from " in out and ": upgraded to " in out, out
+    return out
+
+
 def upgrade(world: World, version: str) -> None:
     """Publishes a version, which goes hot, and ends its trial."""
     world.publish(version)
-    assert "hot upgrade" in world.ok("check")
+    goes_hot(world)
     end_trial(world)
     assert world.answers(version)
 
@@ -228,7 +245,7 @@ def test_a_hot_upgrade_is_on_trial_then_permanent_then_confirmed_in_the_same_vm(
     before = look(counter)
     trial(counter)
     counter.publish("0.1.2")
-    out = counter.ok("check")
+    out = goes_hot(counter)
     assert "counter: hot upgrade: from 0.1.1 to 0.1.2" in out
     assert "counter: upgraded to 0.1.2" in out
     on_trial = assert_same_vm(before, counter, "0.1.2", state=2)
@@ -326,7 +343,7 @@ def test_what_was_rolled_back_from_hot_can_be_upgraded_to_again(counter: World) 
     counter.ok("rollback")
     end_trial(counter)
     trial(counter)
-    assert "hot upgrade" in counter.ok("check", "--force")
+    goes_hot(counter, "--force")
     assert_same_vm(before, counter, "0.1.2", state=2)
     end_trial(counter)
     assert counter.status()["ghosts"] == []
@@ -369,7 +386,7 @@ def test_without_a_way_down_the_target_boots_out_of_current(counter: World) -> N
 def test_a_fun_in_the_resolved_configuration_gets_there(counter: World) -> None:
     before = look(counter)
     publish(counter, built(counter, "provider_fun"))
-    assert "hot upgrade" in counter.ok("check")
+    goes_hot(counter)
     now = assert_same_vm(before, counter, "0.1.2", state=2)
     assert now.answer["shouted"] == "HELLO"
 
@@ -390,7 +407,7 @@ def test_an_erlang_release_gets_what_its_start_script_fills_in(
         for version, state in (("0.1.2", 2), ("0.1.3", 3), ("0.1.2", 2), ("0.1.1", 1)):
             if state > before["state"]:
                 world.publish(version)
-                assert "hot upgrade" in world.ok("check")
+                goes_hot(world)
             else:
                 assert "hot, in the same VM" in world.ok("rollback")
             world.confirm()
@@ -615,7 +632,7 @@ def assert_goes_in_full(world: World, reason: str, before: View) -> Ran:
 def test_an_elixir_release_without_jellyfish_goes_hot_by_its_appup(counter: World) -> None:
     before = look(counter)
     publish(counter, made(counter, without(JELLYFISH)))
-    assert "hot upgrade" in counter.ok("check")
+    goes_hot(counter)
     assert_same_vm(before, counter, "0.1.2", state=2)
 
 
@@ -679,7 +696,7 @@ def test_a_node_with_another_cookie_is_neither_upgraded_nor_restarted(counter: W
     assert counter.status()["ghosts"] == []
     set_cookie(counter, "monster", b"other")
     assert look(counter) == before
-    assert "hot upgrade" in counter.ok("check")
+    goes_hot(counter)
     assert_same_vm(before, counter, "0.1.2", state=2)
 
 
@@ -701,7 +718,7 @@ def test_a_vm_that_stands_still_is_neither_upgraded_nor_restarted(counter: World
     assert "neither hot nor in full for now" in ran.err
     assert look(counter) == before
     assert counter.status()["ghosts"] == []
-    assert "hot upgrade" in counter.ok("check")
+    goes_hot(counter)
     assert_same_vm(before, counter, "0.1.2", state=2)
 
 
@@ -736,7 +753,7 @@ def test_pre_commands_of_a_hot_upgrade_run_once_out_of_the_new_release(counter: 
     notes = counter.scratch / "notes"
     command = f"eval 'Counter.Release.migrate(\"{notes}\")'"
     publish(counter, counter.package("0.1.2"), "--pre-command", command)
-    assert "hot upgrade" in counter.ok("check")
+    goes_hot(counter)
     assert_same_vm(before, counter, "0.1.2", state=2)
     end_trial(counter)
     assert [line.split()[0] for line in notes.read_text().splitlines()] == ["0.1.2"]
@@ -845,7 +862,7 @@ def test_the_code_of_a_fixed_package_of_the_same_version_is_what_runs(
     assert counter.run("upgrade", "0.1.2").code == 1
     assert look(counter) == before
     publish(counter, counter.package("0.1.2"), "--replace")
-    assert "hot upgrade" in counter.ok("check")
+    goes_hot(counter)
     assert_same_vm(before, counter, "0.1.2", state=2)
     counter.get("/increment")
     assert json.loads(counter.get())["increments"] == 1
@@ -859,7 +876,7 @@ def test_what_a_killed_stage_left_is_no_hindrance(counter: World) -> None:
         upgrade.stage(deployment, current)
     assert look(counter).known == {"0.1.1": "permanent", "0.1.2": "unpacked"}
     publish(counter, counter.package("0.1.2"), "--replace")
-    assert "hot upgrade" in counter.ok("check")
+    goes_hot(counter)
     assert_same_vm(before, counter, "0.1.2", state=2)
     end_trial(counter)
     after = look(counter)
