@@ -83,10 +83,11 @@ class Upgrade:
             rel = upgrade_files.find_rel(release, name, number)
             if rel is not None:
                 shutil.copyfile(rel, f"{scratch}/{name}-{number}.rel")
+        upgrade_files.copy_libraries_of_priv_appups(folder, scratch)
         to, origin = f"{scratch}/{name}-{version}", f"{scratch}/{name}-{current.version}"
         try:
             with self._node() as node:
-                libraries = [f"{folder}/lib", f"{there}/lib"]
+                libraries = [f"{scratch}/lib", f"{folder}/lib", f"{there}/lib"]
                 warnings = release_handler.make_relup(node, to, origin, libraries, scratch)
                 lines = release_handler.instructions(node, f"{scratch}/relup")
         except NotUpgradable as error:

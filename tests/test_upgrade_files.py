@@ -30,7 +30,12 @@ from deployex_cli.layout.otp_files import (
     read_holdings,
     write_releases,
 )
-from deployex_cli.layout.upgrade_files import package_facts, place_appups, put_into, take_out
+from deployex_cli.layout.upgrade_files import (
+    copy_libraries_of_priv_appups,
+    package_facts,
+    put_into,
+    take_out,
+)
 
 APP = "counter"
 ERTS = "15.2"
@@ -202,13 +207,12 @@ def test_an_erlang_package_may_keep_its_appup_under_priv(tmp_path: Path, current
     path = f"lib/{APP}-0.1.2/priv/appup/{APP}.appup"
     write(folder / path, "from 0.1.1")
     assert facts(folder, current).appups == (path,)
-    place_appups(str(folder))
-    placed = f"lib/{APP}-0.1.2/ebin/{APP}.appup"
-    assert facts(folder, current).appups == (placed,)
-    assert (folder / placed).read_text() == "from 0.1.1"
     before = tree(folder)
-    place_appups(str(folder))
-    assert tree(folder) == before
+    scratch = tmp_path / "scratch"
+    copy_libraries_of_priv_appups(str(folder), str(scratch))
+    placed = scratch / f"lib/{APP}-0.1.2/ebin/{APP}.appup"
+    assert placed.read_text() == "from 0.1.1"
+    assert tree(folder) == before, "a dry run leaves the release as it is"
 
 
 def of_poison(change: Callable[[Path], object]) -> Callable[[Path], object]:

@@ -36,10 +36,10 @@ from deployex_cli.layout.otp_files import (
 __all__ = [
     "Added",
     "boots",
+    "copy_libraries_of_priv_appups",
     "find_rel",
     "make_boot",
     "package_facts",
-    "place_appups",
     "put_into",
     "renew_copies",
     "take_out",
@@ -372,13 +372,16 @@ def take_out(current: str, app: str, to: str, keep_versions: tuple[str, ...] = (
     write_holdings(current, others)
 
 
-def place_appups(folder: str) -> None:
-    """Copies each lib/{library}/priv/appup/{name}.appup to ebin/, where systools looks for it.
+def copy_libraries_of_priv_appups(folder: str, scratch: str) -> None:
+    """Copies to `scratch`/lib what has its appup in priv/, with the appup where systools looks.
 
-    For a release that was unpacked and does not run: `put_into` does it to what it copies.
+    For a dry run, which leaves the release as it is; `put_into` does it to what it copies.
     """
     for library in libraries(folder):
-        _place_appup(f"{folder}/lib/{library}", library)
+        source = f"{folder}/lib/{library}"
+        if os.path.isfile(f"{source}/priv/appup/{_split(library)[0]}.appup"):
+            os.makedirs(f"{scratch}/lib", 0o700, exist_ok=True)
+            _put(source, f"{scratch}/lib/{library}", _place_appup)
 
 
 def _first(current: str, app: str) -> Holdings:
