@@ -17,6 +17,7 @@ import pytest
 
 from deployex_cli.otp.identity import target_of
 from deployex_cli.otp.stop import stop_node
+from tests.beam import Certificates
 from tests.configured import app_in
 from tests.tiny import TinyWorld, answer_on, descriptors, is_alive, shell
 from tests.world import eventually
@@ -138,6 +139,7 @@ class Witnessed:
         self.tiny.place(
             shell(
                 f"{sh}\nexec erl -noinput {named} -setcookie $RELEASE_COOKIE {flags}"
+                " -kernel inet_dist_use_interface '{127,0,0,1}'"
                 f" -pa {self._ebin} -kernel logger '{logger}'"
                 f" -witness takes {takes} lines {lines} words {words} rows {rows} -eval '{begin}'"
             )
@@ -170,6 +172,8 @@ class Witnessed:
 
 @pytest.fixture
 def witness(tiny: TinyWorld, ebin: Path) -> Witnessed:
+    del tiny.defaults["distribution"]  # this one is a node
+    tiny.configure()
     return Witnessed(tiny, ebin)
 
 
@@ -351,6 +355,15 @@ def test_amid_a_reboot_of_the_vm_it_is_ended_in_the_end(
     assert (answer["state"], answer["crashes"]) == ("STOPPED", 0)
     assert "SIGKILL" not in answer["last_exit"]
     assert tiny.vms() == []
+
+
+def test_a_node_that_speaks_tls_is_ended_so(witness: Witnessed, tmp_path: Path) -> None:
+    certificates = Certificates(tmp_path / "certificates")
+    witness.tiny.env["DEPLOYEX_OTP_TLS_CERT_PATH"] = str(certificates.folder)
+    witness.begin(flags=" ".join(certificates.flags()))
+    assert witness.tiny.ask("stop")["last_exit"] == "exited with 0"
+    assert witness.order == WHOLE
+    assert not witness.was_signalled
 
 
 # --- where a node is not asked, or does not answer ----------------------------------------------

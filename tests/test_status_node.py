@@ -26,6 +26,14 @@ from tests.world import eventually
 SASL = ("-boot", "start_sasl")
 
 
+@pytest.fixture
+def tiny(tiny: TinyWorld) -> TinyWorld:
+    """Its app is a node, or could be one."""
+    del tiny.defaults["distribution"]
+    tiny.configure()
+    return tiny
+
+
 def vm(*flags: str) -> str:
     """A release that is a bare VM with the node's name and cookie."""
     words = " ".join(f"'{flag}'" for flag in flags)

@@ -99,6 +99,8 @@ class TinyWorld(World):
 
     def __init__(self, packages: Path, epmd_port: int) -> None:
         super().__init__(packages, epmd_port, "tiny")
+        self.defaults["distribution"] = '"none"'  # a script is no node
+        self.configure()
         self._begun: list[subprocess.Popen[bytes]] = []
         self.stray: list[int] = []  # to be killed at the end, should it live
 

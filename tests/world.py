@@ -71,6 +71,12 @@ class World:
         self.config = self.root / "deployex.toml"
         self.scratch = self.root / "scratch"
         self.scratch.mkdir()
+        # what `configure` writes into the app's table, where it is not told otherwise
+        self.defaults = {
+            "min_healthy_time": '"1s"',
+            "node": f'"{self.node}"',
+            "cookie": '"monster"',
+        }
         self.env = {
             key: value
             for key, value in os.environ.items()
@@ -89,9 +95,8 @@ class World:
 
     def configure(self, app_lines: str = "", *, env: dict[str, str] | None = None) -> None:
         """Writes deployex.toml; `app_lines` are TOML lines of the app's table."""
-        lines = {"min_healthy_time": '"1s"', "node": f'"{self.node}"', "cookie": '"monster"'}
         given = [line.partition("=")[0].strip() for line in app_lines.splitlines()]
-        table = [f"{key} = {value}" for key, value in lines.items() if key not in given]
+        table = [f"{key} = {value}" for key, value in self.defaults.items() if key not in given]
         variables = {"PORT": str(self.port), **(env or {})}
         inline = ", ".join(f"{key} = {json.dumps(value)}" for key, value in variables.items())
         self.config.write_text(

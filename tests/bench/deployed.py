@@ -14,7 +14,8 @@ from tests.world import World, eventually, free_port
 
 VERSION = "1.0.0"
 HEALTHY_SECONDS = 0.1
-_HEALTHY = f'min_healthy_time = "{HEALTHY_SECONDS * 1000:g}ms"'
+# the app is no node
+_HEALTHY = f'min_healthy_time = "{HEALTHY_SECONDS * 1000:g}ms"\ndistribution = "none"'
 _EVERYWHERE = Path("/tmp/deployex")
 
 
