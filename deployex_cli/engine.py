@@ -17,6 +17,7 @@ from deployex_cli.core import lifecycle
 from deployex_cli.core.lifecycle import Event
 from deployex_cli.core.plan import (
     REBOOTED,
+    STOPPED,
     Facts,
     OnDisk,
     Step,
@@ -24,7 +25,6 @@ from deployex_cli.core.plan import (
     as_release,
     begin,
     links_after_switch,
-    on_hot_trial,
     remaining,
 )
 from deployex_cli.core.recovery import Recovery
@@ -56,7 +56,7 @@ from deployex_cli.errors import (
 from deployex_cli.interrupts import Interrupts, undoing
 from deployex_cli.layout import files, releases
 from deployex_cli.layout.lock import AppLock
-from deployex_cli.layout.otp_files import renew_copies
+from deployex_cli.layout.otp_files import read_holdings, renew_copies
 from deployex_cli.layout.state_file import append_history, load_state, save_state
 from deployex_cli.storage import open_store
 from deployex_cli.storage.store import ReleaseStore
@@ -139,32 +139,6 @@ class Engine:
             return error
         return None
 
-    def end_by_hand(self, end: Callable[[], None]) -> None:
-        """Stops or restarts the app, by `end`, for a person: that fails no trial.
-
-        After a hot upgrade the version before boots; that is noted first, so that no check takes
-        it for a crash. There is no ghost: the next check upgrades anew.
-        """
-        deployment, facts = self.state.deployment, self.facts()
-        current = facts.disk.find(facts.disk.current)
-        hot = on_hot_trial(self.state, facts)
-        if deployment is None or current is None or not hot or deployment.kind == "rollback":
-            end()
-            return
-        version = deployment.target.version
-        reason = f"{self.app.name}: the trial of {version} is over: a person ended its VM"
-        ended = lifecycle.advance(self.state, Event.ROLLED_BACK, self._clock(), reason)
-        try:
-            self.save(ended, self._entry_of_deployment("failed", reason))
-        except OSError:
-            pass  # a full disk is when one has to stop it
-        end()
-        self._say(f"{reason}; {current.version} boots, and the next check begins anew")
-        try:
-            self._upgrade().take_out(version, current)
-        except OSError:
-            pass  # the next upgrade does
-
     def fetch(self, target: Release) -> OnDisk:
         """Puts the release on disk and points `new` to it, all of it or nothing."""
         with self._interrupts, undoing():
@@ -226,7 +200,7 @@ class Engine:
             self._say(f"{self.app.name}: {step.why}: starts it")
             self.process.start()
         elif step.name is StepName.END:
-            self.end_by_hand(self.process.stop)
+            self.process.stop()
             self._say(f"{self.app.name}: a person stopped it, and it ran: stopped")
         elif step.name is StepName.GO_BACK:
             self._leave_trial(step.why)
@@ -377,6 +351,8 @@ class Engine:
         if there is None:
             return
         folder = self.app.paths.release(there.folder)
+        if read_holdings(folder) is None:
+            return  # it was never upgraded: the switch is only done again
         upgrade_files.make_boot(folder, target.version)
         if there.version != target.version:
             releases.write_marker(folder, after_upgrade(there, target))
@@ -413,6 +389,17 @@ class Engine:
         if current is not None and current.confirmed_at is None:
             confirmed = current._replace(confirmed_at=self._clock())
             releases.write_marker(self.app.paths.release(current.folder), confirmed)
+        if current is not None:
+            self._forget_what_was_left(current)
+
+    def _forget_what_was_left(self, current: OnDisk) -> None:
+        """Takes out of `current` the version that a way back within it has left for good."""
+        deployment = self.state.deployment
+        if deployment is None or deployment.kind != "rollback" or deployment.origin is None:
+            return
+        held = (current.version, *(release.version for release in current.within))
+        if deployment.origin.folder == current.folder and deployment.origin.version not in held:
+            self._upgrade().forget(deployment.origin.version, current)
 
     def _confirm_by_fact(self) -> None:
         """Of a version whose trial an abandoned attempt at another has outlived in the state."""
@@ -462,9 +449,14 @@ class Engine:
         elif event is Event.CONFIRMED:
             entry = self._entry_of_deployment("confirmed")
         self.save(state, entry)
-        if entry is not None:
-            confirmed = event is Event.CONFIRMED
-            line = f"{version} is confirmed" if confirmed else f"{entry['event']} to {version}"
+        line = {
+            Event.STAGED: f"{version} is staged on the node",
+            Event.MADE_PERMANENT: f"{version} is permanent",
+            Event.CONFIRMED: f"{version} is confirmed",
+        }.get(event)
+        if line is None and entry is not None:
+            line = f"{entry['event']} to {version}"
+        if line is not None:
             self._say(f"{self.app.name}: {line}")
 
     def _abandon(self, reason: str) -> None:
@@ -557,11 +549,11 @@ class Engine:
             self._roll_back(before, "full_deployment", f"{name}: {version}: {why}")
         reason = f"{name}: the trial of {version} is over: {why}"
         entry = self._entry_of_deployment("failed", reason)
-        if why != REBOOTED:
+        if why not in (REBOOTED, STOPPED):
             self.state = self._with_ghost(failed.target, reason)
         self.save(lifecycle.advance(self.state, Event.ROLLED_BACK, self._clock(), reason), entry)
         self._upgrade().take_out(version, current)
-        if why == REBOOTED:
+        if why in (REBOOTED, STOPPED):
             self._say(f"{reason}; {before.version} boots, and the next check begins anew")
             return
         raise RolledBack(f"{reason}; {version} is ghosted and {before.version} serves again")

@@ -69,7 +69,12 @@ class Upgrade:
                 running = _asked(node, running, package, folder)
         except NodeError as error:
             running = running._replace(unreachable=error.message)
-        return choose(package, running, language)
+        choice = choose(package, running, language)
+        if choice.strategy == "hot_upgrade" and package.overlays:
+            files = ", ".join(package.overlays[:3])
+            more = f" and {len(package.overlays) - 3} more" if len(package.overlays) > 3 else ""
+            self._say(f"{app.name}: {files}{more} differs, and stays that of {current.version}")
+        return choice
 
     def preview(
         self, folder: str, version: str, current: OnDisk, scratch: str
@@ -180,6 +185,15 @@ class Upgrade:
             pass  # a VM that is gone has forgotten it
         if deployment.kind == "deployment":
             self.take_out(version, current)
+
+    def forget(self, version: str, current: OnDisk) -> None:
+        """Takes out a version that does not run, on the node, where it answers, and on disk."""
+        try:
+            with self._node() as node:
+                release_handler.set_removed(node, version)
+        except NodeError:
+            pass  # it knows of it until it boots
+        self.take_out(version, current)
 
     def take_out(self, version: str, current: OnDisk) -> None:
         """Removes a version's files from `current`, which does not run them."""

@@ -88,7 +88,7 @@ def stop(config: Config, app: AppConfig, say: Say) -> Result:
             engine.save(engine.state._replace(wanted="stopped"))
         except OSError as error:  # a full disk is when one needs this
             trouble = error
-        engine.end_by_hand(engine.process.stop)
+        engine.process.stop()
         if trouble is not None:
             raise DeployexError(
                 f"{app.name}: stopped, but that it is to stay so could not be noted"
@@ -132,7 +132,7 @@ def _run(config: Config, app: AppConfig, verb: str, say: Say) -> Result:
             disk = engine.facts().disk
             current = disk.find(disk.current) or current
         if verb == "restart" and not any(s.name is StepName.START for s in recovery.steps):
-            engine.end_by_hand(engine.process.restart)
+            engine.process.restart()
         else:
             engine.process.start()
         engine.save(engine.state, engine.entry(f"{verb}ed", current.version))

@@ -24,7 +24,9 @@ from deployex_cli.core.manifest import Manifest
 from deployex_cli.core.state import Deployment, Kind, Phase, Release, State, StepName
 from deployex_cli.errors import NotFound, Refused
 
-REBOOTED = "the machine was rebooted in its trial"  # which is nobody's fault
+# which is nobody's fault
+REBOOTED = "the machine was rebooted in its trial"
+STOPPED = "somebody ended its VM in its trial"
 
 
 class OnDisk(NamedTuple):
@@ -70,6 +72,7 @@ class Process(NamedTuple):
     pid: int | None = None
     vm: str | None = None  # this very process, on this boot of the machine: "{boot}/{pid}/{start}"
     boot: str = ""  # of the machine
+    asked: str | None = None  # the last `vm` that ended because it was told to
 
 
 class Node(NamedTuple):
@@ -116,7 +119,9 @@ def plan(state: State, manifest: Manifest | None, facts: Facts, policy: Policy, 
     """What a check has to do once nothing is interrupted any more."""
     current = serving(state, facts)
     if state.wanted == "stopped":
-        end = (Step(StepName.END, "it runs all the same"),) if facts.process.running else ()
+        process = facts.process
+        runs = process.running or process.state == "BACKOFF"  # or will, again and again
+        end = (Step(StepName.END, "it runs all the same"),) if runs else ()
         return Plan(end, _stopped_reason(state, current, manifest))
     judged = _judge(state, facts, policy, now)
     if judged and judged[0].name is StepName.GO_BACK:
@@ -363,6 +368,8 @@ def _has_failed(state: State, facts: Facts) -> str:
         return ""
     if deployment.vm is not None and deployment.vm.partition("/")[0] != process.boot:
         return REBOOTED
+    if deployment.vm is not None and deployment.vm == process.asked:
+        return STOPPED
     return "its VM ended in the trial"
 
 

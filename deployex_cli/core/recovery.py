@@ -50,6 +50,10 @@ def recover(state: State, facts: Facts) -> Recovery:
         if deployment.strategy == "hot_upgrade" and state.wanted == "stopped":
             reason = f"the hot upgrade to {version} was interrupted, and the app stopped"
             return Recovery((*sweep, Step(StepName.ABANDON, reason)), reason)
+        another = facts.process.vm != deployment.vm  # nothing of the staging is left in it
+        if deployment.phase is Phase.STAGED and deployment.intent is None and another:
+            reason = f"the hot upgrade to {version} was interrupted before its VM ended"
+            return Recovery((*sweep, Step(StepName.ABANDON, reason)), reason)
         prepared = deployment.phase in (Phase.PREPARED, Phase.STAGED)
         if not prepared or (gone and deployment.intent is not StepName.INSTALL):
             where = deployment.intent or deployment.phase

@@ -170,7 +170,10 @@ def _one_line(words: str) -> str:
 
 # --- Erlang, evaluated on the node --------------------------------------------------------------
 
-_WORDS = 'Words = fun(Term) -> lists:flatten(io_lib:format("~0tp", [Term])) end,'
+# in a line, and not with all that a stack or a module's binary holds
+_WORDS = """
+Words = fun(Term) -> lists:sublist(lists:flatten(io_lib:format("~0tP", [Term, 24])), 600) end,
+"""
 
 _WHICH = """
 Known = case whereis(release_handler) of

@@ -34,6 +34,7 @@ class Record(NamedTuple):
     last_exit: str | None = None  # in words
     last_exit_at: float | None = None  # seconds since the epoch
     restart_at: float | None = None  # seconds since the epoch, in BACKOFF
+    asked: tuple[int, int] | None = None  # the last app that ended because it was told to
 
 
 def write_record(path: str, record: Record) -> None:
@@ -68,7 +69,8 @@ def _read(path: str) -> Record | None:
         if document is None or document.pop("schema_version") != SCHEMA_VERSION:
             return None
         document["supervisor"] = _process(document["supervisor"])
-        document["app"] = _process(document["app"]) if document["app"] is not None else None
+        for key in ("app", "asked"):
+            document[key] = _process(document[key]) if document.get(key) is not None else None
         return Record(**document)
     except PermissionError:
         raise  # there may be one: that it cannot be read is not that nothing runs
@@ -93,6 +95,7 @@ def process_facts(record: Record | None) -> Process:
     pid, start = record.app if running and record.app else (None, None)
     boot = procfs.boot_id()
     supervised = lives(record.supervisor, record)
+    told = record.asked if record.boot_id == boot else None
     return Process(
         supervised=supervised,
         state=record.state if supervised else "STOPPED",
@@ -102,6 +105,7 @@ def process_facts(record: Record | None) -> Process:
         pid=pid,
         vm=f"{boot}/{pid}/{start}" if pid is not None else None,
         boot=boot,
+        asked=f"{boot}/{told[0]}/{told[1]}" if told is not None else None,
     )
 
 

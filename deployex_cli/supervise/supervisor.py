@@ -424,6 +424,7 @@ class Supervisor:
         self._record = self._record._replace(app=None, last_exit=reason, last_exit_at=time.time())
         self._sweeping = True
         if asked:
+            self._record = self._record._replace(asked=app)
             self._say(f"{self._app.name} {reason}")
         else:
             self._crashed(reason, lived)
