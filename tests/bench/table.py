@@ -14,7 +14,11 @@ class Row(NamedTuple):
     peer: str
     peer_ms: float
     ratio: float  # ours / peer's: the smaller the better
-    target: float  # the ratio that is promised
+    target: float | None  # the ratio that is promised; None: none is
+
+    @property
+    def missed(self) -> bool:
+        return self.target is not None and self.ratio > self.target
 
 
 def render(rows: Iterable[Row]) -> str:
@@ -24,15 +28,19 @@ def render(rows: Iterable[Row]) -> str:
         lines.append(
             (
                 row.name,
-                f"{row.ours_ms:.1f}",
+                _ms(row.ours_ms),
                 row.peer,
-                f"{row.peer_ms:.1f}",
+                _ms(row.peer_ms),
                 f"{row.ratio:.2f}",
-                f"<= {row.target:.2f}",
-                "" if row.ratio <= row.target else "missed",
+                "" if row.target is None else f"<= {row.target:.2f}",
+                "missed" if row.missed else "",
             )
         )
     return aligned(lines, right=(1, 3, 4, 5))
+
+
+def _ms(value: float) -> str:
+    return f"{value:.1f}" if value >= 2 else f"{value:.2f}"
 
 
 def aligned(lines: Sequence[Sequence[str]], right: Collection[int]) -> str:
