@@ -77,6 +77,8 @@ ONCE = "no machine repeats pre_commands whose outcome is unknown"
 AGREE = "journal and disk agree"
 WAY_BACK = "the way back is a version that proved itself, if there was one"
 STOPPED = "an app that a person stopped is not started by a machine"
+STAYS_STOPPED = "an app that a person stopped does not run for long"
+FORGIVEN = "a ghost is one until its version takes over"
 ELSEWHERE = "a rollback goes elsewhere"
 UNTOUCHED = "what serves is only touched right of the point of no return"
 LEGAL = "no command ends in anything but success or an error of ours"
@@ -246,7 +248,28 @@ class Machine:
         self._checked: dict[World, World] = {}
         paths = AppPaths(**{field: f"/model/{field}" for field in AppPaths._fields})
         self.app = AppConfig(
-            "counter", "elixir", "n", None, (), None, HEALTHY, 1.0, 1.0, 1, 1, "local", paths
+            name="counter",
+            language="elixir",
+            node="n",
+            cookie=None,
+            env=(),
+            env_inherit=None,
+            min_healthy_time=HEALTHY,
+            stop_timeout=1.0,
+            pre_command_timeout=1.0,
+            max_entries=1,
+            max_unpacked=1,
+            distribution="none",
+            dist_port=None,
+            connect_host=None,
+            epmd_port=None,
+            cookie_file=None,
+            tls_ca=None,
+            tls_cert=None,
+            tls_key=None,
+            on_upgrade_failure="full",
+            environment="local",
+            paths=paths,
         )
         self.config = Config("local", "local", (self.app,), {}, {}, None)
 
@@ -333,8 +356,10 @@ class Machine:
         return self.world.state if isinstance(self.world.state, State) else State()
 
     def _check_done(self) -> None:
-        """A check that succeeded leaves running what is current."""
+        """A check that succeeded leaves running what is current, or nothing: as a person wants."""
         state, processes, current = self.state, self.world.processes, self.world.disk.current
+        if _runs_though_stopped(self.world):
+            raise Broken(STAYS_STOPPED, f"a check went well, and {_though_stopped(processes)}")
         if state.wanted == "running" and current is not None:
             if processes.vm not in (None, current):
                 raise Broken(ONE_VM, f"{processes.vm} runs and {current} is current")
@@ -408,6 +433,15 @@ class Machine:
         origin = made.origin
         if begins and made.kind == "rollback" and origin and origin.folder == made.target.folder:
             raise Broken(ELSEWHERE, f"it goes from {origin.folder} to the same")
+        takes_over = (
+            made.phase is Phase.SWITCHED and last is not None and last.phase is not made.phase
+        )
+        for ghost in before.ghosts:
+            there = any(g[:2] == ghost[:2] for g in state.ghosts)
+            if not there and not (takes_over and made.target[:2] == ghost[:2]):
+                raise Broken(
+                    FORGIVEN, f"{ghost.version} is {made.phase.value}, and no ghost any more"
+                )
         for ghost in state.ghosts:
             if any((g.version, g.digest) == (ghost.version, ghost.digest) for g in before.ghosts):
                 continue
@@ -602,6 +636,7 @@ class Machine:
             (made.phase is Phase.PREPARED and made.intent is StepName.STOP)
             or made.phase in RIGHT_OF_NO_RETURN
         )
+        stops = stops or self.state.wanted == "stopped"
         serves = processes.vm is not None and processes.vm == self.world.disk.current
         if serves and not self._person and not stops:
             raise Broken(UNTOUCHED, f"{processes.vm} is stopped and nobody meant to")
@@ -790,12 +825,16 @@ class Machine:
         """What is wrong after time and checks enough, with no more failures; None: nothing."""
         for _ in range(ROUNDS):
             if self._excused(world):
-                return None
+                break
             wrong = self._missing(world)
             if wrong is None:
                 return None
             world = self._round(world)
-        return self._missing(world)
+        for _ in range(ROUNDS):
+            if not _runs_though_stopped(world):
+                return None if self._excused(world) else self._missing(world)
+            world = self._round(world)
+        raise Broken(STAYS_STOPPED, _though_stopped(world.processes))
 
     def _round(self, world: World) -> World:
         """Time passes, and there is a check."""
@@ -940,6 +979,17 @@ def state_after_unseen_end(app: AppConfig, *, start: bool) -> str:
         return str(found._record.state)
 
 
+def _runs_though_stopped(world: World) -> bool:
+    """Whether an app that a person stopped lives, or is about to."""
+    p, state = world.processes, world.state
+    stopped = isinstance(state, State) and state.wanted == "stopped"
+    return stopped and (p.vm is not None or (p.up and p.state == "BACKOFF"))
+
+
+def _though_stopped(p: Processes) -> str:
+    return f"{p.vm} runs" if p.vm is not None else "the supervisor starts it again"
+
+
 def _text(words: Words) -> str:
     return words if isinstance(words, str) else words()
 
@@ -994,8 +1044,8 @@ def installed(machine: Machine) -> Iterator[pytest.MonkeyPatch]:
     class ModelEngine(Engine):
         """The real one, at a standing clock."""
 
-        def __init__(self, app: Any, lock: Any, process: Any, say: Any, *rest: Any) -> None:
-            super().__init__(app, lock, process, say, *rest, clock=clock.time)
+        def __init__(self, *what: Any, **more: Any) -> None:
+            super().__init__(*what, **more, clock=clock.time)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("INVOCATION_ID", raising=False)
@@ -1017,6 +1067,7 @@ def installed(machine: Machine) -> Iterator[pytest.MonkeyPatch]:
         patch.setattr(engine_module, "releases", disk)
         files = SimpleNamespace(remove_tree=machine.remove_tree, remove=machine.remove_leftover)
         patch.setattr(engine_module, "files", files)
+        patch.setattr(engine_module, "read_holdings", lambda folder: None)  # never upgraded hot
         patch.setattr(engine_module, "save_state", machine.save_state)
         patch.setattr(engine_module, "append_history", machine.append_history)
         patch.setattr(engine_module, "Engine", ModelEngine)

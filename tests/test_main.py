@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import subprocess
@@ -20,6 +21,7 @@ from deployex_cli.layout import files, releases
 from deployex_cli.layout.state_file import save_state
 from deployex_cli.supervise import procfs
 from deployex_cli.supervise.record import Record, write_record
+from tests.tiny import SLEEPS, tarball
 from tests.world import Ran, World
 
 ROOT = Path(__file__).parent.parent
@@ -143,7 +145,10 @@ def settle(app: AppConfig) -> None:
 def with_other_content(world: World) -> None:
     """1.0.0 was published again, and is another package."""
     settled(world)
-    world.manifest.write_text(json.dumps({"version": "1.0.0", "hash": "", "sha256": "c" * 64}))
+    world.dist.mkdir(parents=True, exist_ok=True)
+    package = tarball(world.dist / "counter-1.0.0.tar.gz", world.app, "1.0.0", SLEEPS)
+    digest = hashlib.sha256(package.read_bytes()).hexdigest()
+    world.manifest.write_text(json.dumps({"version": "1.0.0", "hash": "", "sha256": digest}))
 
 
 Case = tuple[Callable[[World], None], str, int]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import signal
 import subprocess
 from collections.abc import Callable
 
@@ -149,6 +151,22 @@ def test_a_version_published_later_is_the_way_out_of_a_rollback_that_cannot_star
     tiny.roll_out("0.1.1")
     assert tiny.link("current") == "0.1.1"
     assert is_alive(tiny.pid())
+
+
+def test_a_switch_is_done_again_of_a_release_that_does_not_say_what_it_boots(
+    tiny: TinyWorld,
+) -> None:
+    tiny.configure('min_healthy_time = "1h"')
+    first = tiny.roll_out("0.1.0")
+    (tiny.service / "current/releases/start_erl.data").unlink()  # as Gleam's shipments have none
+    state = json.loads(tiny.state_file.read_text())
+    state["deployment"].update(phase="stopped", intent="switch")  # and the run was killed
+    tiny.state_file.write_text(json.dumps(state))
+    os.kill(first, signal.SIGKILL)
+    tiny.ok("check")
+    assert tiny.link("current") == "0.1.0"
+    assert is_alive(tiny.pid())
+    assert json.loads(tiny.state_file.read_text())["ghosts"] == []
 
 
 def test_a_pre_command_that_could_not_be_split_is_told_as_a_matter_of_the_command_line(
