@@ -213,6 +213,17 @@ def leaves_running_what_a_person_stopped(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(check, "plan", idle)
 
 
+def overlooks_what_will_run_again(patch: pytest.MonkeyPatch) -> None:
+    """A check ends what runs, and not what the supervisor is about to start again."""
+
+    def hasty(state: State, manifest: Any, facts: Facts, *rest: Any) -> Plan:
+        found = plan.plan(state, manifest, facts, *rest)
+        waits = state.wanted == "stopped" and not facts.process.running
+        return found._replace(steps=()) if waits else found
+
+    patch.setattr(check, "plan", hasty)
+
+
 def forgives_too_early(patch: pytest.MonkeyPatch) -> None:
     """A ghost that a person deploys all the same is none any more before it has come so far."""
     succeed = lifecycle.succeed
@@ -310,6 +321,7 @@ MUTATIONS: list[tuple[Break, Bounds, str]] = [
     (ghosts_what_was_interrupted, STEPS, model.INNOCENT),
     (starts_what_a_person_stopped, STEPS, model.STOPPED),
     (leaves_running_what_a_person_stopped, STEPS, model.STAYS_STOPPED),
+    (overlooks_what_will_run_again, STEPS, model.STAYS_STOPPED),
     (ignores_ghosts, GHOSTS_AND_KILLS, model.GHOST),
     (forgives_too_early, GHOSTS_AND_KILLS, model.FORGIVEN),
     (prunes_the_way_back, STEPS, model.IN_USE),
