@@ -1,8 +1,8 @@
 """A check with nothing to do, as a timer runs it, against what Python itself takes to do nothing.
 
-One confirmed app runs, its release store is local: with a deployex.toml, with
-DEPLOYEX_MONITORED_APP_NAME alone, and with a node that is asked how it is. Both are whole processes
-of the same interpreter.
+One confirmed app runs, its release store is local: with a deployex.toml that says that there is no
+node; with DEPLOYEX_MONITORED_APP_NAME alone, which cannot say so, so that it is looked for in vain;
+and with a node that answers. Both are whole processes of the same interpreter.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def rows(turns: int = TURNS) -> list[Row]:
     with deployed() as world:
         found = [_row("check, nothing to do", world, turns, TARGET)]
     with deployed_by_variables() as world:
-        found.append(_row("check, variables alone", world, turns, TARGET))
+        found.append(_row("check, variables alone", world, turns, TARGET_WITH_NODE))
     if is_possible("check with a node"):
         with machine(VERSION) as world:
             world.deploy(VERSION)

@@ -42,8 +42,13 @@ def machine(*versions: str) -> Iterator[World]:
         world.env = {k: value for k, value in world.env.items() if not k.startswith("PYTHON")}
         world.configure('min_healthy_time = "100ms"')
         try:
-            eventually(lambda: socket.create_connection(("127.0.0.1", port), 1).close() is None)
+            eventually(lambda: _listens(port))
             yield world
         finally:
             world.end()
             epmd.kill()
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as connection:
+        return connection.connect_ex(("127.0.0.1", port)) == 0

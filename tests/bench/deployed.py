@@ -21,7 +21,7 @@ _EVERYWHERE = Path("/tmp/deployex")
 
 @contextmanager
 def deployed() -> Iterator[World]:
-    """A world with folders of its own, and an app that runs there, confirmed."""
+    """A world with folders of its own, and an app without a node that runs there, confirmed."""
     with _world() as world:
         world.configure(_HEALTHY)
         _deploy(world)
