@@ -94,7 +94,10 @@ def check(
     app_name: AppOption = None,
     config: ConfigOption = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print the steps and their reasons; change nothing.")
+        bool,
+        typer.Option(
+            "--dry-run", help="Print whether hot or in full, why, and the steps; change nothing."
+        ),
     ] = False,
     force: Annotated[
         bool, typer.Option("--force", help="Deploy also a ghosted version, or other content.")
@@ -109,7 +112,10 @@ def check(
     json: JsonOption = False,
     debug: DebugOption = False,
 ) -> None:
-    """Compare with what is published, and do what is due: what a timer runs."""
+    """Compare with what is published, and do what is due: what a timer runs.
+
+    Hot, in the running VM, where the package says how and nothing speaks against it; else in full.
+    """
     from deployex_cli.commands.check import Options, told_to_end
     from deployex_cli.commands.check import check as run_check
 
@@ -261,14 +267,20 @@ def logs(
 def rollback(
     version: Annotated[str | None, typer.Argument(metavar="[VERSION]", show_default=False)] = None,
     full: Annotated[
-        bool, typer.Option("--full", help="By a full deployment, also where it could be hot.")
+        bool,
+        typer.Option(
+            "--full", help="By a full deployment, with a restart, also where it can be hot."
+        ),
     ] = False,
     app_name: AppOption = None,
     config: ConfigOption = None,
     json: JsonOption = False,
     debug: DebugOption = False,
 ) -> None:
-    """Go back to the version before, or to VERSION; the one that is left is ghosted."""
+    """Go back to the version before, or to VERSION; the one that is left is ghosted.
+
+    A hot upgrade is gone back from hot, in the same VM, and else by a restart.
+    """
     from deployex_cli.commands.rollback import rollback as run_rollback
 
     _finish(
@@ -284,14 +296,18 @@ def rollback(
 def upgrade(
     version: VersionArgument,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say whether and how; change nothing.")
+        bool,
+        typer.Option("--dry-run", help="Say whether, why, and the instructions; change nothing."),
     ] = False,
     app_name: AppOption = None,
     config: ConfigOption = None,
     json: JsonOption = False,
     debug: DebugOption = False,
 ) -> None:
-    """Upgrade the running VM to VERSION without a restart, or say why that cannot be."""
+    """Upgrade the running VM to VERSION without a restart, or say why that cannot be.
+
+    Nothing is ever deployed in full by this: `deployex check` does that.
+    """
     from deployex_cli.commands.upgrade import upgrade as run_upgrade
 
     def work(c: Config) -> Result:

@@ -525,6 +525,60 @@ def test_staging_changes_nothing_that_runs_and_can_be_taken_back(counter: World)
     assert environment(counter) == configured
 
 
+def test_a_dry_run_in_json_holds_the_strategy_why_and_the_instructions(counter: World) -> None:
+    counter.publish("0.1.2")
+    told = json.loads(counter.ok("upgrade", "0.1.2", "--dry-run", "--json"))
+    assert (told["strategy"], told["reason"]) == ("hot_upgrade", "ok")
+    assert "point_of_no_return" in told["instructions"]
+    (due,) = json.loads(counter.ok("check", "--dry-run", "--json"))["apps"]
+    assert [step["step"] for step in due["steps"]] == ["unpack", "prepare", "stage", "install"]
+    publish(counter, made(counter, without(APPUP, JELLYFISH)), "--replace")
+    told = json.loads(counter.ok("upgrade", "0.1.2", "--dry-run", "--json"))
+    assert (told["strategy"], told["reason"]) == ("full_deployment", "not_found")
+    assert told["instructions"] == []
+    (due,) = json.loads(counter.ok("check", "--dry-run", "--json"))["apps"]
+    assert "stop" in [step["step"] for step in due["steps"]]
+
+
+def test_files_that_a_hot_upgrade_leaves_as_they_were_are_named(counter: World) -> None:
+    publish(counter, made(counter, added("bin/counter", b"#!/bin/sh\n")))
+    line = "counter: bin/counter differs, and stays that of 0.1.1"
+    script = (counter.service / "current/bin/counter").read_bytes()
+    assert line in counter.ok("upgrade", "0.1.2", "--dry-run")
+    assert line in goes_hot(counter)
+    assert (counter.service / "current/bin/counter").read_bytes() == script
+
+
+# --- what a person may ask for, and does not get --------------------------------------------------
+
+
+def test_an_upgrade_is_refused_while_another_is_on_trial_and_that_trial_goes_on(
+    counter: World,
+) -> None:
+    before = look(counter)
+    counter.publish("0.1.3")
+    counter.publish("0.1.2")
+    trial(counter)
+    counter.ok("upgrade", "0.1.2")
+    refused = counter.run("upgrade", "0.1.3")
+    assert (refused.code, "the hot upgrade to 0.1.2 is still on trial" in refused.err) == (1, True)
+    assert counter.phase() == "installed"
+    end_trial(counter)
+    after = assert_same_vm(before, counter, "0.1.2", state=2)
+    assert after.boots == "0.1.2"
+
+
+def test_an_app_that_is_stopped_is_not_upgraded_and_not_said_to_run(counter: World) -> None:
+    counter.publish("0.1.2")
+    counter.ok("stop")
+    for version in ("0.1.1", "0.1.2"):
+        ran = counter.run("upgrade", version)
+        assert (ran.code, ran.out) == (1, "")
+        assert "nothing runs that could be upgraded; `deployex start` starts 0.1.1" in ran.err
+    assert counter.link("current") == "0.1.1"
+    assert counter.is_silent()
+
+
 # --- in full, and why ---------------------------------------------------------------------------
 
 

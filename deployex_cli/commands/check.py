@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from deployex_cli.commands.context import Say, all_apps, prepare_folders, who
 from deployex_cli.config import AppConfig, Config
 from deployex_cli.core.manifest import Manifest, parse_manifest
-from deployex_cli.core.plan import Facts, Plan, Policy, Step, plan, serving
+from deployex_cli.core.plan import Facts, Plan, Policy, Step, plan, remaining, serving
 from deployex_cli.core.recovery import Recovery, recover
 from deployex_cli.core.state import State
 from deployex_cli.errors import (
@@ -111,12 +111,17 @@ def _dry_run(app: AppConfig, store: "ReleaseStore", options: Options, say: Say) 
         raise trouble
     due = plan(state, manifest, _with_node(app, state, facts), _policy(app, options), time.time())
     say(f"{app.name}: {'would ' if due.deployment else ''}{due.reason}")
-    if due.deployment is not None and facts.disk.current is not None:
+    deployment, steps = due.deployment, due.steps
+    if deployment is not None and facts.disk.current is not None:
         from deployex_cli.commands.dry_run import dry_run
 
-        dry_run(app, due.deployment.target.version, say)
-    _say_steps(due.steps, say)
-    return _outcome(app, due, (*recovery.steps, *due.steps), "dry_run")
+        choice, _ = dry_run(app, deployment.target.version, say)
+        if choice.strategy == "hot_upgrade":  # a plan is for a full deployment until it is unpacked
+            before = steps[: len(steps) - len(remaining(deployment, facts))]
+            hot = deployment._replace(strategy=choice.strategy)
+            steps = (*before, *remaining(hot, facts))
+    _say_steps(steps, say)
+    return _outcome(app, due, (*recovery.steps, *steps), "dry_run")
 
 
 def _say_steps(steps: tuple[Step, ...], say: Say) -> None:

@@ -12,8 +12,10 @@ import time
 from deployex_cli.commands.context import Say
 from deployex_cli.commands.steps import published
 from deployex_cli.config import AppConfig
+from deployex_cli.core.lifecycle import find_ghost
 from deployex_cli.core.plan import Disk, Facts, serving
 from deployex_cli.core.state import Release
+from deployex_cli.core.strategy import Choice
 from deployex_cli.errors import DeployexError
 from deployex_cli.layout import files
 from deployex_cli.layout.install import install
@@ -24,12 +26,13 @@ from deployex_cli.supervise.record import process_facts, read_record
 from deployex_cli.upgrade import Upgrade
 
 
-def dry_run(app: AppConfig, version: str, say: Say) -> list[str]:
-    """Says the strategy and its reason; the relup's instructions up to `version`, if it is hot."""
+def dry_run(app: AppConfig, version: str, say: Say) -> tuple[Choice, list[str]]:
+    """Says and returns the strategy, and the relup's instructions up to `version` if it is hot."""
     files.check_trusted(app.paths.service)
     disk = read_disk(app.paths)
     facts = Facts(disk, process_facts(read_record(app.paths.record)))
-    current = serving(load_state(app, disk, time.time()).state, facts)
+    state = load_state(app, disk, time.time()).state
+    current = serving(state, facts)
     if current is None:
         raise DeployexError(f"{app.name}: nothing is deployed, so there is nothing to upgrade")
     target, _ = published(app, version)
@@ -41,7 +44,10 @@ def dry_run(app: AppConfig, version: str, say: Say) -> list[str]:
     say(f"{app.name}: {choice.words}")
     for line in lines:
         say(f"  {line}")
-    return lines
+    ghost = find_ghost(state, version, target.digest)
+    if ghost is not None:
+        say(f"{app.name}: {version} is ghosted: {ghost.reason}")
+    return choice, lines
 
 
 def _unpacked(app: AppConfig, target: Release, scratch: str) -> str:

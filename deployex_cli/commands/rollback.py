@@ -44,9 +44,10 @@ def rollback(
         last = engine.state.deployment
     if current is None:
         raise DeployexError(f"{app.name}: nothing is current after the rollback")
-    hot = " hot, in the same VM" if last and last.strategy == "hot_upgrade" else ""
+    strategy = last.strategy if last and due.deployment is not None else None
+    hot = " hot, in the same VM" if strategy == "hot_upgrade" else ""
     line = due.reason
-    if due.deployment is not None:
+    if strategy is not None:
         line = f"{current.version} is current again{hot}, on trial"
-    data = {"app": app.name, "version": current.version, "message": line}
+    data = {"app": app.name, "version": current.version, "strategy": strategy, "message": line}
     return Result("rollback", data, (f"{app.name}: {line}",))
