@@ -552,6 +552,17 @@ def test_files_that_a_hot_upgrade_leaves_as_they_were_are_named(counter: World) 
 # --- what a person may ask for, and does not get --------------------------------------------------
 
 
+def test_where_nothing_was_ever_deployed_there_is_nothing_to_upgrade(world: World) -> None:
+    world.publish("0.1.1")
+    assert not world.service.exists()
+    for words in (("--dry-run",), ()):
+        ran = world.run("upgrade", "0.1.1", *words)
+        assert (ran.code, "nothing is deployed, so there is nothing to upgrade" in ran.err) == (
+            1,
+            True,
+        )
+
+
 def test_an_upgrade_is_refused_while_another_is_on_trial_and_that_trial_goes_on(
     counter: World,
 ) -> None:

@@ -6,6 +6,7 @@ on the node into another: nothing of it is left behind, here or there.
 
 from __future__ import annotations
 
+import os
 import tempfile
 import time
 
@@ -28,13 +29,17 @@ from deployex_cli.upgrade import Upgrade
 
 def dry_run(app: AppConfig, version: str, say: Say) -> tuple[Choice, list[str]]:
     """Says and returns the strategy, and the relup's instructions up to `version` if it is hot."""
-    files.check_trusted(app.paths.service)
+    if os.path.exists(app.paths.service):
+        files.check_trusted(app.paths.service)
     disk = read_disk(app.paths)
     facts = Facts(disk, process_facts(read_record(app.paths.record)))
     state = load_state(app, disk, time.time()).state
     current = serving(state, facts)
     if current is None:
-        raise DeployexError(f"{app.name}: nothing is deployed, so there is nothing to upgrade")
+        raise DeployexError(
+            f"{app.name}: nothing is deployed, so there is nothing to upgrade;"
+            " `deployex check` deploys what is published"
+        )
     target, _ = published(app, version)
     upgrade = Upgrade(app, lambda: facts.process, say)
     with tempfile.TemporaryDirectory(prefix="deployex-") as scratch:
