@@ -14,7 +14,7 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
-from tests.faults import errors, kills, power, pre_commands, strace
+from tests.faults import errors, kills, power, pre_commands, recovery, strace
 from tests.faults.kills import AFTERMATHS, LIVES
 from tests.faults.scenarios import MIGRATION, SCENARIOS, TEMPLATES, build_template
 
@@ -34,13 +34,16 @@ class Trial(NamedTuple):
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.faults", description=__doc__)
-    parser.add_argument("--only", choices=("kills", "errors", "power"))
+    parser.add_argument("--only", choices=("kills", "errors", "power", "recovery"))
     parser.add_argument("--every", type=int, default=1, help="each N-th of them")
     parser.add_argument("--scenario", choices=NAMES, action="append")
     parser.add_argument("--matching", default="", help="those whose name holds this text")
     options = parser.parse_args()
     if not strace.is_here():
         print("skipped: strace is not installed (apt-get install strace), or may not trace here")
+        return 0
+    if options.only == "recovery":
+        print(recovery.measure())
         return 0
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="faults-") as folder:

@@ -99,13 +99,18 @@ class Machine(TinyWorld):
 
     def kill_all(self) -> None:
         """As a loss of power does to processes; what runs in memory (/run) is gone, too."""
-        for pid in self.processes():
+        eventually(lambda: not self._killed())
+        shutil.rmtree(self.root / "run", ignore_errors=True)
+
+    def _killed(self) -> list[int]:
+        """Kills each that is there; a supervisor may have begun another meanwhile."""
+        found = self.processes()
+        for pid in found:
             try:
                 os.kill(pid, signal.SIGKILL)
             except ProcessLookupError:
                 continue
-        eventually(lambda: not self.processes())
-        shutil.rmtree(self.root / "run", ignore_errors=True)
+        return found
 
     def under_strace(
         self, log: Path, fault: str | None, *words: str, everything: str | None = None
