@@ -1,4 +1,4 @@
-"""Measures what the project promises, in three to four minutes: `python -m tests.bench`.
+"""Measures what the project promises, in about three minutes: `python -m tests.bench`.
 
 Ratios are of medians of ours and of a peer, measured in turn in the same run; limits are absolute.
 Exit code 1: a target was missed. Not a test: a busy machine misses what a quiet one does not.

@@ -19,7 +19,7 @@ from tests.bench.polled import Polled
 from tests.bench.table import Row
 from tests.world import World
 
-ROUNDS = 7
+ROUNDS = 5
 TARGET = 1.25
 PEER_TARGET = 0.5
 PAUSE_SECONDS = 0.5

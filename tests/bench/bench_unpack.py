@@ -23,7 +23,7 @@ from pathlib import Path
 
 from tests.bench.table import Row, render
 
-RUNS = 7
+RUNS = 5
 SEED = 20240229
 _ROOT = Path(__file__).resolve().parents[2]
 _OURS = """

@@ -16,7 +16,7 @@ main([Name, Cookie | What]) ->
     {ok, _} = net_kernel:start([list_to_atom("peer" ++ os:getpid()), shortnames]),
     true = erlang:set_cookie(Node, list_to_atom(Cookie)),
     true = net_kernel:hidden_connect_node(Node),
-    io:format("~0tp.~n", [do(Node, What)]).
+    io:format("~w.~n", [do(Node, What)]).
 
 do(Node, ["upgrade", App, To, Tarball]) ->
     {Taken, ok} = timer:tc(fun() -> upgrade(Node, App, To, Tarball) end),
