@@ -1,0 +1,1 @@
+"""Other releases of OTP beside the one that is installed, and what is tried on them."""
