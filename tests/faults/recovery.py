@@ -135,7 +135,7 @@ class Row(NamedTuple):
 def measure() -> str:
     """The table; raises AssertionError when something does not recover."""
     rows, rests = [], []
-    for name, scenario in SCENARIOS.items():
+    for scenario in SCENARIOS.values():
         with tempfile.TemporaryDirectory(prefix="faults-") as folder:
             template = Path(folder, "template")
             build_template(scenario, template)
