@@ -185,7 +185,7 @@ def _canonical_state(state: State, names: dict[str | None, str | None], *, bare:
     deployment = state.deployment
     if deployment is not None:
         deployment = _canonical_deployment(deployment, names, bare=bare)
-    return State(state.wanted, deployment, tuple(ghosts), unlogged)
+    return State(state.wanted, deployment, tuple(ghosts), unlogged=unlogged)
 
 
 def _canonical_deployment(
