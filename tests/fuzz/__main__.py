@@ -1,8 +1,8 @@
 """Fuzzes all that reads bytes of a peer, in one process at a time: python -m tests.fuzz --runs N.
 
 atheris, which is no dependency of ours, is put into .cache/fuzz at the first run; what it learns
-stays there for the next one. An input that must not be lies in tests/fuzz/found afterwards, where
-tests/test_fuzz.py tries it again. Exit code 1: there is one.
+stays there for the next one. An input that finds something becomes the last line of
+tests/fuzz/kept/{target}.hex, which tests/test_fuzz.py tries. Exit code 1: there is one.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
-from tests.fuzz.seeds import seeds
+from tests.fuzz.seeds import kept, seeds
 from tests.fuzz.targets import TARGETS
 
 ROOT = Path(__file__).parents[2]
 CACHE = ROOT / ".cache/fuzz"
-FOUND = Path(__file__).parent / "found"
+PINNED = Path(__file__).with_name("requirements.txt")
 SECONDS_AN_INPUT = 5
 _EXECUTED = re.compile(r"^stat::number_of_executed_units: +(\d+)", re.M)
 _COVERED = re.compile(r" cov: (\d+) ft: (\d+)")
@@ -70,7 +70,7 @@ def fuzz(name: str, runs: int, path: str) -> Outcome:
         (corpus / f"seed-{number}").write_bytes(seed)
     flags = (
         *(f"-runs={runs}", f"-timeout={SECONDS_AN_INPUT}", "-print_final_stats=1"),
-        *(f"-artifact_prefix={FOUND}/{name}-", str(corpus)),
+        *(f"-artifact_prefix={CACHE}/found-{name}-", str(corpus)),
     )
     log = CACHE / f"{name}.log"
     env = {**os.environ, "PYTHONPATH": os.pathsep.join((str(ROOT), path))}
@@ -90,6 +90,10 @@ def fuzz(name: str, runs: int, path: str) -> Outcome:
     fine = process.returncode == 0 and inputs >= runs
     if not fine:
         print(words[-4000:], file=sys.stderr)
+        for found in CACHE.glob(f"found-{name}-*"):
+            with kept(name).open("a") as lines:
+                lines.write(f"{found.read_bytes().hex()}\n")
+            found.unlink()
     return Outcome(
         name,
         inputs,
@@ -105,7 +109,7 @@ def _atheris() -> str:
     folder = CACHE / f"atheris-{sys.version_info.major}.{sys.version_info.minor}"
     if importlib.util.find_spec("atheris") is None and not (folder / "atheris").is_dir():
         pip = (sys.executable, "-m", "pip", "install", "--quiet", "--no-input", "--require-hashes")
-        pinned = ("--root-user-action", "ignore", "-r", str(FOUND.parent / "requirements.txt"))
+        pinned = ("--root-user-action", "ignore", "-r", str(PINNED))
         subprocess.run([*pip, *pinned, "--target", str(folder)], check=True)
     return str(folder)
 

@@ -1,8 +1,13 @@
-"""Inputs to begin with: what a good peer sends, and each tag that we read."""
+"""Inputs to begin with: what a good peer sends, each tag that we read, and those that were kept.
+
+kept/{target}.hex has an input a line: one for each way through a reader that a long run found, and
+at its end whatever was found to be wrong, once it is.
+"""
 
 from __future__ import annotations
 
 import struct
+from pathlib import Path
 from typing import Any
 
 from deployex_cli.otp import framing, handshake, terms
@@ -39,7 +44,15 @@ _ENCODED = [
 
 def seeds(name: str) -> list[bytes]:
     """Those of a target."""
-    return {"terms": _terms, "messages": _messages, "handshake": _handshake, "epmd": _epmd}[name]()
+    made = {"terms": _terms, "messages": _messages, "handshake": _handshake, "epmd": _epmd}[name]()
+    file = kept(name)
+    lines = file.read_text().splitlines() if file.exists() else []
+    return made + [bytes.fromhex(line) for line in lines]
+
+
+def kept(name: str) -> Path:
+    """The file of a target's inputs that were kept."""
+    return Path(__file__).parent / f"kept/{name}.hex"
 
 
 def _terms() -> list[bytes]:
