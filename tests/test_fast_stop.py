@@ -214,6 +214,7 @@ def test_20_of_20_have_done_all_and_logged_all_and_left_no_second(witness: Witne
 def test_what_was_printed_is_out_though_nobody_waited_for_it_and_nothing_is_logged(
     witness: Witnessed,
 ) -> None:
+    witness.tiny.configure('stop_timeout = "60s"')  # from OTP 26 on printing is far slower
     witness.begin(logger="[{handler,default,undefined}]", words=100_000)
     assert witness.tiny.ask("stop")["last_exit"] == "exited with 0"
     assert witness.printed.endswith("the last words\n")
