@@ -8,7 +8,8 @@ else is touched (tests/matrix/runtimes.py). Then, with it at the front of PATH:
     protocol   tests/test_otp_node.py, and tests/test_otp_tls.py where it has ssl
     upgrade    tests/matrix/upgrade.py on the example, built with it (not on 28: no Elixir there)
 
-A release that this machine cannot have is skipped, and why is said. Exit code 1: a test failed.
+A release that this machine cannot have is skipped, and why is said. Exit code 1: a test failed, or
+all were skipped.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ def main() -> int:
     for release in asked:
         if release not in known:
             parser.error(f"OTP {release}: known are {', '.join(map(str, known))}")
-    lines, failed = [], False
+    lines, failed, tried = [], False, False
     for release in asked:
         try:
             found = runtime(release)
@@ -45,6 +46,7 @@ def main() -> int:
             lines.append(f"OTP {release}: skipped: {why}")
             continue
         print(f"\n--- {found}", flush=True)
+        tried = True
         parts = {"protocol": PROTOCOL + (TLS if found.has_ssl else ())}
         if found.elixir:
             parts["upgrade"] = UPGRADE
@@ -53,7 +55,7 @@ def main() -> int:
             failed |= not fine
             lines.append(f"{found}: {name}: {verdict}")
     print("\n" + "\n".join(lines))
-    return int(failed)
+    return int(failed or not tried)
 
 
 def _try(found: Runtime, files: tuple[str, ...]) -> tuple[str, bool]:

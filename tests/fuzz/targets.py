@@ -50,11 +50,11 @@ def read_term(data: bytes) -> None:
 def read_messages(data: bytes) -> None:
     """A connection's frames, whole and in parts; each is unpacked, its payload decoded.
 
-    The first byte tells the width of a length and the size of the parts.
+    The first byte tells the width of a length and the size of the parts, 32 of them at most.
     """
     if not data:
         return
-    width, part = (2 if data[0] & 1 else 4), 1 + (data[0] >> 1)
+    width, part = (2 if data[0] & 1 else 4), max(1 + (data[0] >> 1), len(data) // 32)
     stream = data[1:]
     whole, parts = framing.Frames(width, 4096), framing.Frames(width, 4096)
     whole.feed(stream)

@@ -111,7 +111,9 @@ def _of_path(release: int, path: tuple[str, ...]) -> Runtime:
         said = subprocess.run(
             ["elixir", "--short-version"], env=_environment(path), capture_output=True, text=True
         )
-        elixir = said.stdout.strip() or None
+        elixir = said.stdout.strip()
+        if said.returncode != 0 or not elixir:
+            raise NotHere(f"its Elixir does not start: {said.stderr.strip()[:300]}")
     return Runtime(release, path, version, erts, elixir, ssl == "yes")
 
 
