@@ -916,3 +916,16 @@ def test_a_version_that_is_forced_in_a_trial_is_deployed_in_full(hot: Hot) -> No
     # and the way back is what was confirmed last
     hot.world.ok("rollback")
     hot.serves("0.1.1")
+
+
+def test_a_forced_attempt_that_comes_to_nothing_takes_no_hot_trial_away(hot: Hot) -> None:
+    hot.upgrade()
+    hot.world.publish("0.1.3")
+    (hot.world.dist / "counter-0.1.3.tar.gz").unlink()
+    assert hot.world.run("check", "--force").code == 1
+    assert hot.serves("0.1.2", counter=3) == hot.pid
+    assert hot.world.phase() == "installed", "it is on trial as before"
+    assert hot.world.status()["version"] == "0.1.2"
+    hot.world.publish("0.1.2")
+    hot.confirm()
+    assert hot.boots() == "0.1.2"

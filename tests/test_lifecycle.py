@@ -342,3 +342,20 @@ def test_what_was_ghosted_is_found_and_nothing_else(marked: list[tuple[str, str]
         state = ghosted(state, Ghost(version, digest, "it failed", 1.0))
     for version, digest in product("12", ["aa", "bb"]):
         assert (find_ghost(state, version, digest) is not None) == ((version, digest) in marked)
+
+
+def test_a_hot_trial_is_on_again_when_what_was_to_replace_it_comes_to_nothing() -> None:
+    trial = deployment(Phase.INSTALLED)._replace(strategy="hot_upgrade", vm="boot/1/2")
+    other = deployment()._replace(id=2)
+    state = succeed(State(deployment=trial), other, Event.SUPERSEDED)
+    assert state.trial == trial
+    assert advance(state, Event.ABANDONED, 2.0) == State(deployment=trial._replace(id=2))
+
+
+def test_a_hot_trial_is_over_when_what_replaces_it_has_taken_over() -> None:
+    trial = deployment(Phase.INSTALLED)._replace(strategy="hot_upgrade")
+    state = succeed(State(deployment=trial), deployment()._replace(id=2), Event.SUPERSEDED)
+    for event in (Event.UNPACKED, Event.PREPARED, Event.STOPPED):
+        state = advance(state, event, 2.0)
+        assert state.trial == trial
+    assert advance(state, Event.SWITCHED, 2.0).trial is None

@@ -47,6 +47,7 @@ states = st.builds(
     State,
     wanted=st.sampled_from(["running", "stopped"]),
     deployment=st.none() | deployments,
+    trial=st.none() | deployments,
     ghosts=st.lists(st.builds(Ghost, text, maybe_text, text, times), max_size=2).map(tuple),
     unlogged=st.lists(entries, max_size=2).map(tuple),
 )

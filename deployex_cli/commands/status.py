@@ -14,7 +14,7 @@ from typing import Any
 from deployex_cli.commands.context import all_apps
 from deployex_cli.config import AppConfig, Config
 from deployex_cli.core.manifest import parse_manifest
-from deployex_cli.core.plan import Facts, Policy, plan
+from deployex_cli.core.plan import Facts, OnDisk, Policy, Process, plan, serving, version_before
 from deployex_cli.core.recovery import recover
 from deployex_cli.errors import (
     DeployexError,
@@ -30,7 +30,7 @@ from deployex_cli.otp.inspect import Count, NodeStatus, ask_all
 from deployex_cli.result import Failure, Result, Table, failure_of
 from deployex_cli.storage import open_store
 from deployex_cli.supervise import procfs
-from deployex_cli.supervise.record import process_facts, read_record
+from deployex_cli.supervise.record import Record, process_facts, read_record
 from deployex_cli.words import iso, mebibytes, seconds
 
 _NODE_SECONDS = 1.0  # for all nodes together
@@ -60,8 +60,10 @@ def _status_of(app: AppConfig) -> dict[str, Any]:
     loaded = load_state(app, disk, now)
     state, record = loaded.state, read_record(app.paths.record)
     process = process_facts(record)
-    current, previous = disk.find(disk.current), disk.find(disk.previous)
-    published, due = _published(app, Facts(disk, process), state, now)
+    facts = Facts(disk, process)
+    current = serving(state, facts)
+    before = version_before(disk, current) if current else None
+    published, due = _published(app, facts, state, now)
     deployment = state.deployment
     pid = record.app[0] if process.running and record and record.app else None
     memory = procfs.resident_bytes(pid) if pid else None
@@ -71,7 +73,7 @@ def _status_of(app: AppConfig) -> dict[str, Any]:
         "hash": current.hash if current else None,
         "sha256": current.digest if current else None,
         "confirmed_at": iso(current.confirmed_at) if current else None,
-        "previous": previous.version if previous else None,
+        "previous": before.version if before else None,
         "deployment": {
             "version": deployment.target.version,
             "kind": deployment.kind,
@@ -91,7 +93,7 @@ def _status_of(app: AppConfig) -> dict[str, Any]:
             "state": process.state,
         },
         "pid": pid,
-        "runs": record.version if record and process.running else None,
+        "runs": _runs(record, process, current),
         "uptime_seconds": round(process.uptime, 1) if process.uptime is not None else None,
         "memory_bytes": memory,
         "crashes": record.crashes if record else 0,
@@ -292,6 +294,15 @@ def _overview(found: list[dict[str, Any]]) -> Table:
         for one in found
     )
     return Table("", (*columns, "published", "due"), rows)
+
+
+def _runs(record: Record | None, process: Process, current: OnDisk | None) -> str | None:
+    """The version that the app's process runs; a hot upgrade changes it within the process."""
+    if record is None or not process.running:
+        return None
+    if current is not None and process.folder == current.folder:
+        return current.version
+    return record.version
 
 
 def _other(one: dict[str, Any]) -> str:

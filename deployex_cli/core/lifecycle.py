@@ -11,7 +11,8 @@ Rules
    a failure ends in ABANDONED, and what serves was not touched. Right of it a deployment only ends
    by going on, or by another deployment (`rollback`) that takes its place: ROLLED_BACK.
 3. STARTED, INSTALLED and PERMANENT are the trial: only a later look confirms it. A newer version
-   that is deployed in its place makes it SUPERSEDED.
+   that is deployed in its place makes it SUPERSEDED; until that one has taken over, the trial of a
+   hot upgrade is kept in `trial`, and is on again when the newer one is ABANDONED.
 4. `intent` names a step that was begun and whose outcome is not on disk. Only `advance` clears it.
 5. A rollback ghosts the version that it leaves, in the same write that makes the other one serve
    (SWITCHED, INSTALLED): before that the version still serves, after that no machine may bring it
@@ -166,8 +167,12 @@ def advance(state: State, event: Event, now: float, reason: str = "") -> State:
         reason=reason or deployment.reason,
     )
     state = state._replace(deployment=moved)
+    if event is Event.ABANDONED and state.trial is not None:
+        # nothing that serves was touched: the hot upgrade that was on trial still is
+        trial = state.trial._replace(id=moved.id)
+        state = state._replace(deployment=trial, trial=None)
     if event in (Event.SWITCHED, Event.INSTALLED):
-        state = unghosted(state, moved.target)
+        state = unghosted(state._replace(trial=None), moved.target)
         if moved.kind == "rollback" and moved.origin is not None:
             leaving = moved.origin
             state = ghosted(state, Ghost(leaving.version, leaving.digest, moved.reason, now))
@@ -193,7 +198,10 @@ def succeed(state: State, deployment: Deployment, event: Event | None = None) ->
     ended = before is None or before.phase in ENDED
     if before is not None and not ended and (event is None or (before.phase, event) not in TABLE):
         raise IllegalEvent(f"another deployment in {before.phase.value}")
-    return state._replace(deployment=deployment)
+    trial = before if before is not None and before.phase is Phase.INSTALLED else None
+    if event is not Event.SUPERSEDED:
+        trial = None  # gone back from
+    return state._replace(deployment=deployment, trial=trial)
 
 
 def ghosted(state: State, ghost: Ghost) -> State:

@@ -204,7 +204,7 @@ def rollback(
         raise NotFound("nothing is deployed, so there is nothing to go back from")
     target: Release | None
     if version is None:
-        target = _before(disk, current)
+        target = version_before(disk, current)
         if target is None:
             raise NotFound(
                 f"there is no version before {current.version} on this machine; name one:"
@@ -331,7 +331,7 @@ def folder_number(folder: str) -> int:
     return int(number) if number.isascii() and number.isdigit() else 0
 
 
-def _before(disk: Disk, current: OnDisk) -> Release | None:
+def version_before(disk: Disk, current: OnDisk) -> Release | None:
     """The version before: of a hot upgrade within `current`, else what `previous` names."""
     if current.within:
         return current.within[-1]

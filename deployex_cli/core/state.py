@@ -98,6 +98,7 @@ class State(NamedTuple):
     wanted: Wanted = "running"
     deployment: Deployment | None = None
     ghosts: tuple[Ghost, ...] = ()
+    trial: Deployment | None = None  # of a hot upgrade, while another deployment may yet fail
     # entries that may not be in the history yet: written with what they tell of, in one rename
     unlogged: tuple[dict[str, Any], ...] = ()
 
@@ -114,7 +115,7 @@ def _to_2(document: dict[str, Any]) -> dict[str, Any]:
     """Hot upgrades came with the VM that they were installed in."""
     if document["deployment"] is not None:
         document["deployment"]["vm"] = None
-    return {**document, "schema_version": 2}
+    return {**document, "trial": None, "schema_version": 2}
 
 
 # version n -> a function that makes a document of version n + 1 of it
@@ -127,6 +128,7 @@ def encode_state(state: State) -> bytes:
         "schema_version": SCHEMA_VERSION,
         "wanted": state.wanted,
         "deployment": _deployment_document(state.deployment),
+        "trial": _deployment_document(state.trial),
         "ghosts": [ghost._asdict() for ghost in state.ghosts],
         "unlogged": list(state.unlogged),
     }
@@ -146,6 +148,7 @@ def decode_state(raw: bytes) -> State:
         return State(
             wanted=_one_of(document["wanted"], "running", "stopped"),
             deployment=_deployment(document["deployment"]),
+            trial=_deployment(document["trial"]),
             ghosts=tuple(_ghost(item) for item in document["ghosts"]),
             unlogged=tuple(_typed(item, dict) for item in document["unlogged"]),
         )
