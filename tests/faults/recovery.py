@@ -141,7 +141,7 @@ def measure() -> str:
             build_template(scenario, template)
             whole = [_uninterrupted(scenario, template) for _ in range(RUNS)]
             nothing = min(idle for _, idle in whole)
-            rests += [c.seconds - idle - sum(c.steps.values()) for c, idle in whole]
+            rests.append(min(c.seconds - sum(c.steps.values()) for c, _ in whole) - nothing)
             order = list(whole[0][0].steps)
             for step, points in _points(scenario, template).items():
                 later = order[order.index(step) + 1 :]
@@ -161,12 +161,10 @@ def _table(rows: list[Row], rest: float) -> str:
     head = (
         f"{'step':10} {'points':>6} {'step ms':>9} {'recovery ms':>12} {'longest':>9} {'ratio':>6}"
     )
-    lines = [
-        f"{_line(row)} {max(row.recoveries) / (row.uninterrupted + rest):6.2f}" for row in rows
-    ]
+    lines = [f"{_line(row)} {max(row.recoveries) / row.uninterrupted:6.2f}" for row in rows]
     foot = (
-        f"ratio: the longest recovery to the step with the {rest * 1e3:.0f} ms that a check takes"
-        " longer, beside its steps, when it finds one to take"
+        "ratio: the longest recovery to the step;"
+        f" any check that finds a step to take needs {rest * 1e3:.0f} ms more beside its steps"
     )
     return "\n".join([head, *lines, foot])
 
