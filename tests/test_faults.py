@@ -6,20 +6,20 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults import kills, power, strace
+from tests.faults import kills, power, pre_commands, recovery, strace
 from tests.faults.__main__ import Trial, survive, trials
 from tests.faults.disk import Disk
-from tests.faults.scenarios import SCENARIOS, build_template
+from tests.faults.scenarios import TEMPLATES, build_template
 
 needs_strace = pytest.mark.skipif(
     not strace.is_here(), reason="strace is not installed, or may not trace here"
 )
-EVERY = {"update": 61, "rollback": 53, "publish": 11, "prune": 31}
+EVERY = {"update": 61, "rollback": 53, "publish": 11, "prune": 31, "migration": 37}
 
 
 @pytest.fixture
 def template(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
-    build_template(SCENARIOS[request.param], tmp_path / "template")
+    build_template(TEMPLATES[request.param], tmp_path / "template")
     return tmp_path / "template"
 
 
@@ -46,6 +46,30 @@ def test_a_point_that_is_not_survived_is_told(
     point = kills.points_of_command("update", template)[50]
     trial = Trial("", "", str(point), kills.kill_command, (point, template, "the next check"))
     assert "it is not well" in str(survive(trial))
+
+
+@needs_strace
+@pytest.mark.parametrize("template", ["migration"], indirect=True)
+def test_a_pre_command_and_its_child_have_points_from_their_fork_to_their_last_change(
+    template: Path,
+) -> None:
+    found = pre_commands.points(template)
+    both = [(p.call.name, p.born) for p in found if p.program == "pre_command"]
+    child = [(p.call.name, p.born) for p in found if p.program == "pre_command's child"]
+    assert both[:2] == [("setsid", True), ("execve", True)]
+    assert both[-1] == ("unlink", False)
+    assert child[0] == ("execve", True)
+    assert child[-1] == ("fsync", False)
+    assert {"rename", "fsync", "wait4"} <= {name for name, _ in both}
+
+
+@needs_strace
+def test_the_steps_of_a_check_are_told_apart_and_so_are_their_calls(tmp_path: Path) -> None:
+    scenario = recovery.SCENARIOS["update"]
+    build_template(scenario, tmp_path / "template")
+    found = recovery.points(scenario, tmp_path / "template")
+    assert list(found) == ["unpack", "prepare", "stop", "switch", "start"]
+    assert {call.name for call in found["switch"]} & {"rename", "fsync", "symlink"}
 
 
 def test_a_call_that_nobody_has_classified_fails_the_run(tmp_path: Path) -> None:

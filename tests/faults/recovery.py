@@ -143,16 +143,14 @@ def measure() -> str:
             nothing = min(idle for _, idle in whole)
             rests.append(min(c.seconds - sum(c.steps.values()) for c, _ in whole) - nothing)
             order = list(whole[0][0].steps)
-            for step, points in _points(scenario, template).items():
+            for step, calls in points(scenario, template).items():
                 later = order[order.index(step) + 1 :]
                 times = [
-                    min(
-                        _recovery(scenario, template, point, later, nothing) for _ in range(REPEATS)
-                    )
-                    for point in points
+                    min(_recovery(scenario, template, call, later, nothing) for _ in range(REPEATS))
+                    for call in calls
                 ]
                 took = min(check.steps[step] for check, _ in whole)
-                rows.append(Row(step, len(points), took, tuple(times)))
+                rows.append(Row(step, len(calls), took, tuple(times)))
                 print(_line(rows[-1]), flush=True)
     return _table(rows, min(rests))
 
@@ -215,7 +213,7 @@ def _words() -> list[str]:
     return [sys.executable, "-c", WATCHED, "check"]
 
 
-def _points(scenario: Scenario, template: Path) -> dict[str, list[strace.Call]]:
+def points(scenario: Scenario, template: Path) -> dict[str, list[strace.Call]]:
     """Some effects within each step."""
     machine = machine_before(scenario, template)
     try:
