@@ -2,7 +2,8 @@
 
 atheris, which is no dependency of ours, is put into .cache/fuzz at the first run; what it learns
 stays there for the next one. An input that finds something becomes the last line of
-tests/fuzz/kept/{target}.hex, which tests/test_fuzz.py tries. Exit code 1: there is one.
+tests/fuzz/kept/{target}.hex, which tests/test_fuzz.py tries. Exit code 1: there is one, or
+a run was cut short.
 """
 
 from __future__ import annotations
@@ -36,13 +37,17 @@ class Outcome(NamedTuple):
     seconds: float
     edges: str
     peak: float  # megabytes, of the whole process
-    fine: bool
+    verdict: str  # nothing found; FOUND; CUT SHORT: by a signal, or it did not start
+
+    @property
+    def fine(self) -> bool:
+        return self.verdict == "nothing found"
 
     def __str__(self) -> str:
         return (
             f"{self.name:10} {self.inputs:>11,} inputs in {self.seconds:5.0f} s,"
             f" {self.edges:>4} edges, peak {self.peak:4.0f} MB,"
-            f" {'nothing found' if self.fine else 'FAILED'}"
+            f" {self.verdict}"
         )
 
 
@@ -87,10 +92,12 @@ def fuzz(name: str, runs: int, path: str) -> Outcome:
     words = log.read_text(errors="replace")
     executed, covered = _EXECUTED.search(words), _COVERED.findall(words)
     inputs = int(executed[1]) if executed else 0
-    fine = process.returncode == 0 and inputs >= runs
-    if not fine:
+    verdict = "nothing found"
+    if process.returncode != 0 or inputs < runs:
         print(words[-4000:], file=sys.stderr)
+        verdict = "CUT SHORT"
         for found in CACHE.glob(f"found-{name}-*"):
+            verdict = "FOUND"
             with kept(name).open("a") as lines:
                 lines.write(f"{found.read_bytes().hex()}\n")
             found.unlink()
@@ -100,7 +107,7 @@ def fuzz(name: str, runs: int, path: str) -> Outcome:
         time.monotonic() - began,
         covered[-1][0] if covered else "?",
         usage.ru_maxrss / 1024,
-        fine,
+        verdict,
     )
 
 
