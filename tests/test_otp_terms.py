@@ -156,6 +156,13 @@ def test_an_integer_of_four_kilobytes_is_read_and_no_longer_one() -> None:
         decode(big(4097))
 
 
+def test_a_list_whose_tail_is_an_empty_charlist_is_a_list() -> None:
+    """No node writes one; Erlang reads it so."""
+    data = b"\x83l\0\0\0\1s\1kk\0\0"
+    assert decode(data) == [Atom("k")]
+    assert encode(decode(data)) == b"\x83l\0\0\0\1w\1kj"
+
+
 HOSTILE = {
     "compressed": b"\x83P\x40\0\0\0" + zlib.compress(bytes(2**20)),
     "an atom of the cache": b"\x83N\0",

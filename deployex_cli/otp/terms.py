@@ -214,8 +214,9 @@ class _Converter:
             self.pairs += len(found)
             return found
         if kind is _ErlangList:
-            for item in term.value:
-                self.convert(item)  # it may hold maps
+            items = [self.convert(item) for item in term.value]  # they may hold maps
+            if items and type(items[-1]) is str and not items[-1]:
+                return items[:-1]  # its tail is an empty charlist: a list like others
         return Opaque(term.binary())
 
     def key(self, term: Any) -> Term:
