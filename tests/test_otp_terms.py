@@ -156,8 +156,10 @@ def test_an_integer_of_four_kilobytes_is_read_and_no_longer_one() -> None:
         decode(big(4097))
 
 
-def test_a_list_whose_tail_is_an_empty_charlist_is_a_list() -> None:
+def test_an_empty_charlist_is_the_empty_list_also_as_a_tail_and_in_a_key() -> None:
     """No node writes one; Erlang reads it so."""
+    assert decode(b"\x83k\0\0") == []
+    assert decode(b"\x83t\0\0\0\1h\2k\0\0jj") == {((), ()): []}
     data = b"\x83l\0\0\0\1s\1kk\0\0"
     assert decode(data) == [Atom("k")]
     assert encode(decode(data)) == b"\x83l\0\0\0\1w\1kj"

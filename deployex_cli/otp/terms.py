@@ -192,7 +192,7 @@ class _Converter:
             name = term.value
             return Atom(name if isinstance(name, str) else name.decode("latin-1"))
         if kind is bytes:
-            return term.decode("latin-1")
+            return term.decode("latin-1") or []
         if kind is int:
             return term
         if kind is float:
@@ -215,7 +215,7 @@ class _Converter:
             return found
         if kind is _ErlangList:
             items = [self.convert(item) for item in term.value]  # they may hold maps
-            if items and type(items[-1]) is str and not items[-1]:
+            if items and items[-1] == []:
                 return items[:-1]  # its tail is an empty charlist: a list like others
         return Opaque(term.binary())
 
@@ -227,6 +227,8 @@ class _Converter:
             return tuple(map(self.key, term))
         if isinstance(term, dict):
             raise BadTerm("a map in a map's key")
+        if type(term) is bytes and not term:
+            return ()
         return self.convert(term)
 
 

@@ -1,7 +1,7 @@
 """What is fuzzed: for each reader of a peer's bytes, a function that fails on what must not be.
 
 A reader may answer, or raise our own error. Any other exception leaves it, and is found. So is one
-that our error hides but that tells of memory or depth: nothing that a peer sends may get that far.
+that our error hides but that tells of memory, of depth or of a mistake of ours.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from deployex_cli.errors import BadTerm, DeployexError
 from deployex_cli.otp import epmd, framing, handshake, terms
 
-_HIDDEN = (MemoryError, RecursionError, AssertionError)
+_HIDDEN = (MemoryError, RecursionError, AssertionError, AttributeError, NameError)
 
 
 class Found(AssertionError):
