@@ -56,7 +56,7 @@ defmodule Counter.Routes do
 
   # Whether the protocol knows a float is what one of the upgrades changes.
   defp route("GET", "/describe", _params) do
-    text(200, Counter.Describe.describe(1.5))
+    text(200, Counter.Describe.describe(Application.get_env(:counter, :described, 1.5)))
   rescue
     error in Protocol.UndefinedError -> text(501, Exception.message(error))
   end
