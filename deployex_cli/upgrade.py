@@ -20,7 +20,15 @@ from deployex_cli.config import AppConfig
 from deployex_cli.core.plan import Node as NodeFacts
 from deployex_cli.core.plan import OnDisk, Process
 from deployex_cli.core.state import Deployment
-from deployex_cli.core.strategy import Appup, Choice, Language, PackageFacts, RunningFacts, choose
+from deployex_cli.core.strategy import (
+    Appup,
+    Choice,
+    Language,
+    PackageFacts,
+    RunningFacts,
+    choose,
+    named,
+)
 from deployex_cli.errors import (
     InstallFailed,
     LostAfter,
@@ -71,9 +79,8 @@ class Upgrade:
             running = running._replace(unreachable=error.message)
         choice = choose(package, running, language)
         if choice.strategy == "hot_upgrade" and package.overlays:
-            files = ", ".join(package.overlays[:3])
-            more = f" and {len(package.overlays) - 3} more" if len(package.overlays) > 3 else ""
-            self._say(f"{app.name}: {files}{more} differs, and stays that of {current.version}")
+            files = named(package.overlays)
+            self._say(f"{app.name}: {files} differs, and stays that of {current.version}")
         return choice
 
     def preview(

@@ -198,10 +198,9 @@ def succeed(state: State, deployment: Deployment, event: Event | None = None) ->
     ended = before is None or before.phase in ENDED
     if before is not None and not ended and (event is None or (before.phase, event) not in TABLE):
         raise IllegalEvent(f"another deployment in {before.phase.value}")
-    trial = before if before is not None and before.phase is Phase.INSTALLED else None
-    if event is not Event.SUPERSEDED:
-        trial = None  # gone back from
-    return state._replace(deployment=deployment, trial=trial)
+    hot = before is not None and before.phase is Phase.INSTALLED
+    kept = before if hot and event is Event.SUPERSEDED else None  # else it was gone back from
+    return state._replace(deployment=deployment, trial=kept)
 
 
 def ghosted(state: State, ghost: Ghost) -> State:

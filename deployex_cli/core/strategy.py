@@ -188,7 +188,7 @@ def _versions(case: _Case) -> str:
 
 def _erts(case: _Case) -> str:
     new, runs = case.package.erts, case.package.running_erts
-    return "" if new == runs else f"its runtime is {_list(new)}, {_list(runs)} runs"
+    return "" if new == runs else f"its runtime is {named(new)}, {named(runs)} runs"
 
 
 def _no_sasl(case: _Case) -> str:
@@ -196,23 +196,23 @@ def _no_sasl(case: _Case) -> str:
 
 
 def _runtime(case: _Case) -> str:
-    changed = _list(case.package.runtime)
+    changed = named(case.package.runtime)
     return f"the runtime changes ({changed})" if case.package.runtime else ""
 
 
 def _other_content(case: _Case) -> str:
     files = case.package.differing
-    return f"{_list(files)} differs and its version does not" if files else ""
+    return f"{named(files)} differs and its version does not" if files else ""
 
 
 def _protocols(case: _Case) -> str:
     names = case.package.protocols
-    return f"consolidated protocols change ({_list(names)})" if names else ""
+    return f"consolidated protocols change ({named(names)})" if names else ""
 
 
 def _no_rel(case: _Case) -> str:
     missing = case.package.without_rel
-    return f"there is no .rel file of {_list(missing)}" if missing else ""
+    return f"there is no .rel file of {named(missing)}" if missing else ""
 
 
 def _unreachable(case: _Case) -> str:
@@ -295,7 +295,8 @@ def _own_version(path: str) -> str:
     return path.split("/")[1].partition("-")[2]
 
 
-def _list(names: tuple[str, ...]) -> str:
+def named(names: tuple[str, ...]) -> str:
+    """The first few names, and how many more there are, for people."""
     more = len(names) - _NAMED
     words = ", ".join(names[:_NAMED]) or "none"
     return f"{words} and {more} more" if more > 0 else words

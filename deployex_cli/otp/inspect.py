@@ -14,6 +14,7 @@ from typing import NamedTuple
 from deployex_cli.errors import BadTerm, CallTimeout, NodeError, NodeTimeout
 from deployex_cli.otp.identity import Target
 from deployex_cli.otp.node import Node, connect
+from deployex_cli.otp.release_handler import Releases
 from deployex_cli.otp.terms import Term, text
 
 
@@ -107,16 +108,15 @@ def _status(name: str, answer: Term) -> NodeStatus:
 
 def _read(name: str, answer: Term) -> NodeStatus:
     (otp, tls, handler, releases, uptime, memory, counts, run_queue, applications) = answer
-    known = {text(status): text(version) for version, status in releases}
-    permanent = known.get("permanent")
+    known = Releases("", {text(version): text(status) for version, status in releases})
     processes, atoms, ports = (Count(*pair) for pair in counts)
     return NodeStatus(
         name=name,
         otp_release=text(otp),
         tls=tls == "true",
         release_handler=text(handler),
-        running=known.get("current", permanent),
-        permanent=permanent,
+        running=known.running,
+        permanent=known.permanent,
         uptime_ms=uptime,
         memory=memory if isinstance(memory, int) else None,
         processes=processes,

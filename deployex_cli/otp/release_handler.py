@@ -10,11 +10,11 @@ from typing import Any, NamedTuple
 
 from deployex_cli.errors import InstallFailed, NotUpgradable
 from deployex_cli.otp.node import Node
-from deployex_cli.otp.terms import text
+from deployex_cli.otp.terms import Atom, text
 
 _INSTALL_SECONDS = 120.0  # a process that does not let itself be suspended costs 5 s, sys(3)
 _RELUP_SECONDS = 60.0
-MARK = "deployex_upgrade"  # persistent_term: what became of the install in this VM
+MARK = Atom("deployex_upgrade")  # persistent_term: what became of the install in this VM
 
 
 Versions = tuple[str | bytes, ...]
@@ -29,16 +29,15 @@ class Releases(NamedTuple):
     @property
     def running(self) -> str | None:
         """The version whose code runs: current, or permanent when there is no current."""
-        for wanted in ("current", "permanent"):
-            for version, status in self.status.items():
-                if status == wanted:
-                    return version
-        return None
+        return self._first("current") or self.permanent
 
     @property
     def permanent(self) -> str | None:
         """The version that the VM would boot."""
-        return next((v for v, status in self.status.items() if status == "permanent"), None)
+        return self._first("permanent")
+
+    def _first(self, wanted: str) -> str | None:
+        return next((v for v, status in self.status.items() if status == wanted), None)
 
 
 def which_releases(node: Node) -> Releases:
@@ -49,7 +48,7 @@ def which_releases(node: Node) -> Releases:
 
 def mark(node: Node) -> tuple[str, str, str] | None:
     """(version, "staged" | "begun" | "ended", reason) of the last install in this VM, or None."""
-    found = node.evaluate(_READ_MARK, {"Key": _atom(MARK)})
+    found = node.evaluate(_READ_MARK, {"Key": MARK})
     if not isinstance(found, tuple):
         return None
     version, what, reason = found
@@ -58,19 +57,17 @@ def mark(node: Node) -> tuple[str, str, str] | None:
 
 def set_mark(node: Node, version: str) -> None:
     """Notes that `version` is staged in this VM, so that a restarted one is known by its lack."""
-    node.call("persistent_term", "put", [_atom(MARK), (version, _atom("staged"), "")])
+    node.call("persistent_term", "put", [MARK, (version, Atom("staged"), "")])
 
 
 def forget(node: Node) -> None:
     """Erases what staging left in the VM."""
-    node.call("persistent_term", "erase", [_atom(MARK)])
+    node.call("persistent_term", "erase", [MARK])
 
 
 def set_unpacked(node: Node, rel_file: str, version: str) -> None:
-    """Tells the release handler of a release whose files are in place.
+    """Tells the release handler of a release whose files are in place, and that it does not know.
 
-    A release of that version that an earlier attempt left unpacked or old is forgotten first (never
-    remove_release/1, which empties lib/ when the running release is known without libraries).
     Raises NotUpgradable.
     """
     answer = node.evaluate(_SET_UNPACKED, {"File": rel_file, "Version": version})
@@ -79,7 +76,10 @@ def set_unpacked(node: Node, rel_file: str, version: str) -> None:
 
 
 def set_removed(node: Node, version: str) -> None:
-    """Makes the release handler forget a release that does not run."""
+    """Makes the release handler forget a release that does not run.
+
+    Never by remove_release/1, which empties lib/ when the running one is known without libraries.
+    """
     node.evaluate(_SET_REMOVED, {"Version": version})
 
 
@@ -133,7 +133,7 @@ def install(node: Node, version: str) -> None:
 
     Raises InstallFailed, and LostAfter when the outcome is not known.
     """
-    bindings = {"Version": version, "Key": _atom(MARK)}
+    bindings = {"Version": version, "Key": MARK}
     answer = node.evaluate(_INSTALL, bindings, _INSTALL_SECONDS)
     if answer != "ok":
         raise InstallFailed(f"install_release: {text(answer)}")
@@ -151,17 +151,6 @@ def make_permanent(node: Node, version: str) -> str | None:
     """
     answer = node.evaluate(_MAKE_PERMANENT, {"Version": version}, _INSTALL_SECONDS)
     return None if answer == "ok" else _one_line(text(answer))
-
-
-def is_started(node: Node, app: str) -> bool:
-    """Whether the application runs; also true of a release that has none of that name."""
-    return bool(node.evaluate(_STARTED, {"App": _atom(app)}) == "true")
-
-
-def _atom(name: str) -> Any:
-    from deployex_cli.otp.terms import Atom
-
-    return Atom(name)
 
 
 def _one_line(words: str) -> str:
@@ -188,11 +177,6 @@ _READ_MARK = "persistent_term:get(Key, none)."
 _SET_UNPACKED = (
     _WORDS
     + """
-Known = [Status || {_, V, _, Status} <- release_handler:which_releases(), V =:= Version],
-case Known of
-    [Stale] when Stale =:= unpacked; Stale =:= old -> release_handler:set_removed(Version);
-    _ -> ok
-end,
 case release_handler:set_unpacked(File, []) of
     {ok, Version} -> ok;
     Other -> Words(Other)
@@ -268,9 +252,3 @@ case release_handler:make_permanent(Version) of
 end.
 """
 )
-
-_STARTED = """
-Names = fun(List) -> [Name || {Name, _, _} <- List] end,
-lists:member(App, Names(application:which_applications())) orelse
-    not lists:member(App, Names(application:loaded_applications())).
-"""
