@@ -242,6 +242,12 @@ class Lives(RuleBasedStateMachine):
                 advance(self.state, event, self.now)
             return
         self.state = advance(self.state, event, self.now)
+        if event is Event.ABANDONED and before.trial is not None:
+            trial = before.trial._replace(id=before.deployment.id)  # type: ignore[union-attr]
+            assert self.state == before._replace(deployment=trial, trial=None)
+            return
+        taken_over = event in (Event.SWITCHED, Event.INSTALLED)
+        assert self.state.trial == (None if taken_over else before.trial)
         assert self.current.intent is None
         assert self.current.phase_at == self.now
         assert (
@@ -252,9 +258,9 @@ class Lives(RuleBasedStateMachine):
             )
             == before.deployment
         )
-        rollback_switched = self.current.kind == "rollback" and event is Event.SWITCHED
-        assert (self.state.ghosts != before.ghosts) <= rollback_switched
-        if rollback_switched:
+        gone_back = self.current.kind == "rollback" and taken_over
+        assert (self.state.ghosts != before.ghosts) <= gone_back
+        if gone_back:
             assert find_ghost(self.state, OLD.version, OLD.digest)
 
     @rule(
@@ -271,7 +277,13 @@ class Lives(RuleBasedStateMachine):
                 succeed(before, deployment(kind=kind), event)
             return
         self.state = succeed(before, deployment(kind=kind), event)
-        assert self.state == before._replace(deployment=deployment(kind=kind))
+        kept = self.was_on_hot_trial(before.deployment) and event is Event.SUPERSEDED
+        trial = before.deployment if kept else None
+        assert self.state == before._replace(deployment=deployment(kind=kind), trial=trial)
+
+    @staticmethod
+    def was_on_hot_trial(before: Deployment | None) -> bool:
+        return before is not None and before.phase is Phase.INSTALLED
 
     @precondition(lambda self: self.current.phase in ENDED)
     @rule()
