@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -73,6 +74,8 @@ def test_a_node_that_speaks_tls_is_called_with_the_folder_of_the_variable(
         assert big == b"x" * 500_000
         with connect(target(erl, certificates)) as other:
             other.call("erlang", "disconnect_node", [Atom(node._own)])
+        assert node._link is not None
+        assert select.select([node._link._socket], [], [], 5.0)[0], "its end has come"
         with pytest.raises(LostBefore):
             node.call("erlang", "node", [])
         assert node.call("erlang", "node", []) == erl.name

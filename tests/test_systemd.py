@@ -85,8 +85,10 @@ def switched_off(folder: Path, app: str) -> Iterator[Tiny]:
 
 @pytest.fixture
 def machine(tmp_path: Path) -> Iterator[Tiny]:
-    """A machine whose app is a small script."""
-    yield from switched_off(tmp_path, "tiny")
+    """A machine whose app is a small script, and no node."""
+    for made in switched_off(tmp_path, "tiny"):
+        made.config += 'distribution = "none"\n'
+        yield made
 
 
 @pytest.fixture
