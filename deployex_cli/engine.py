@@ -115,7 +115,17 @@ class Engine:
                     self._begin(deployment)
                     self._carry_on()
                     break
-                self._take(step)
+                if deployment is not None and step.name is StepName.RESUME:
+                    self._try(step)
+                else:
+                    self._take(step)
+
+    def _try(self, step: Step) -> None:
+        """What was current may be the very version that cannot start: no reason to keep it."""
+        try:
+            self._take(step)
+        except DeployexError as error:
+            self._say(f"{self.app.name}: {error.message}")
 
     def recover(self, recovery: Recovery) -> None:
         """Takes the steps that finish or undo what was interrupted."""

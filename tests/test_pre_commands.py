@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.tiny import TinyWorld, is_alive, python, shell
+from tests.tiny import TinyWorld, is_alive, is_whole, python, shell
 from tests.world import eventually
 
 # `run` writes what it was given into a file, then does what the test asked for
@@ -212,3 +212,40 @@ def test_a_supervisor_that_is_killed_leaves_them_running_and_the_lock_with_them(
     assert tiny.pid() == old, "adopted by the supervisor that the check began"
     assert tiny.ask("status")["app"][0] == old
     assert notes.read_text().splitlines() == ["begun", "ended"]
+
+
+def test_what_a_killed_one_has_begun_does_not_work_on(tiny: TinyWorld) -> None:
+    ready(tiny)
+    script = python(
+        "if os.fork() == 0:\n"
+        "    os.closerange(3, 1024)  # so it does not hold the lock\n"
+        "    open(os.environ['NOTES'], 'w').close()\n"
+        "    time.sleep(1000)\n"
+        "while not os.path.exists(os.environ['NOTES']):\n"
+        "    time.sleep(0.01)\n"
+        "os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    tiny.offer("0.1.1", script, "--pre-command", "migrate")
+    assert tiny.run("check").code == 1
+    is_whole(tiny, "0.1.0")
+
+
+def test_what_should_run_and_does_not_is_started_before_them(tiny: TinyWorld) -> None:
+    ready(tiny)
+    for pid in (tiny.supervisor(), tiny.pid()):
+        tiny.kill(pid, signal.SIGKILL)
+    tiny.offer("0.1.1", shell(SCRIPT), "--pre-command", "fail")
+    assert tiny.run("check").code == 1
+    is_whole(tiny, "0.1.0")
+
+
+def test_a_version_that_cannot_start_any_more_does_not_keep_its_successor_away(
+    tiny: TinyWorld,
+) -> None:
+    ready(tiny)
+    for pid in (tiny.supervisor(), tiny.pid()):
+        tiny.kill(pid, signal.SIGKILL)
+    (tiny.service / "current/bin/tiny").unlink()
+    tiny.offer("0.1.1", shell(SCRIPT), "--pre-command", "note it")
+    tiny.ok("check")
+    is_whole(tiny, "0.1.1")

@@ -158,7 +158,9 @@ def plan(state: State, manifest: Manifest | None, facts: Facts, policy: Policy, 
     deployment = begin(state, facts, _release(manifest), "deployment", manifest.pre_commands, now)
     origin = deployment.origin
     reason = f"deploy {manifest.version}" + (f" over {origin.version}" if origin else "")
-    return Plan((*judged, *remaining(deployment, facts)), reason, deployment)
+    # nothing else would serve while they run, nor after one that failed
+    first = _resume(facts) if deployment.pre_commands else ()
+    return Plan((*judged, *first, *remaining(deployment, facts)), reason, deployment)
 
 
 def begin(

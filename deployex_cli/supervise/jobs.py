@@ -78,7 +78,12 @@ class Job:
         return {"ok": True, "failed": None}
 
     def ended(self, failure: str | None) -> None:
-        """The running command has ended; `failure` says how, if not well."""
+        """The running command has ended; `failure` says how, if not well.
+
+        What is left of one that failed does not work on: its group goes with it.
+        """
+        if self.pid is not None and failure is not None:
+            send(signal.SIGKILL, self.pid, os.killpg)
         if self._stopped is not None:
             self._failure = self._stopped
         elif failure is not None:
